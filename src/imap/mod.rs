@@ -1,0 +1,123 @@
+//! The IMAP core: bytes in, bytes out.
+//!
+//! It may import `std`, `bytes`, `nom` and `memchr`, and nothing else: no socket, no clock, no logging.
+//! Time, finished TLS handshakes and lost connections come in as events of [`Session`].
+
+mod session;
+
+pub use session::Session;
+
+use std::time::Duration;
+
+/// One of the two legs of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The downstream mail client, "C".
+    Client,
+    /// The upstream IMAP server, "U".
+    Upstream,
+}
+
+impl Side {
+    /// The leg at the other end of the gateway.
+    pub fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
+        }
+    }
+}
+
+/// How one leg is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// In clear, for the whole session.
+    Off,
+    /// In clear at first, then STARTTLS (RFC 9051 section 6.2.1). On the client's leg it is offered, on the
+    /// upstream leg it is demanded before anything else.
+    StartTls,
+    /// TLS from the first octet: done before the session begins.
+    Implicit,
+}
+
+/// What one session is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The client's leg.
+    pub client_tls: Tls,
+    /// The upstream leg.
+    pub upstream_tls: Tls,
+    /// LOGIN, AUTHENTICATE and PREAUTH only inside TLS on the client's leg (CAP-7).
+    pub require_tls: bool,
+    /// Lists before login get `MOVE` too: the operator wants it and a login has shown that this upstream
+    /// qualifies (CAP-2, [`Notice::Qualifies`]).
+    pub advertise_before_login: bool,
+    /// The longest command line that the gateway writes of its own, in octets (MOVE-8).
+    pub max_line: usize,
+    /// How long a MOVE may stand without progress before the upstream counts as gone (FAULT-3).
+    pub move_timeout: Duration,
+    /// How long the upstream may take for its greeting and STARTTLS (WIRE-9).
+    pub greeting_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            client_tls: Tls::Off,
+            upstream_tls: Tls::Off,
+            require_tls: false,
+            advertise_before_login: false,
+            max_line: 8_000,
+            move_timeout: Duration::from_secs(30),
+            greeting_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What happened, for logs, metrics and the journal. Never holds a credential, a mailbox or a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A LOGIN or AUTHENTICATE was answered.
+    Login {
+        /// The upstream said OK.
+        accepted: bool,
+    },
+    /// After a login the upstream's list showed whether a MOVE can be carried out (CAP-2): has UIDPLUS, lacks MOVE.
+    Qualifies(bool),
+    /// A MOVE has begun.
+    MoveStarted,
+    /// A MOVE has its tagged reply.
+    MoveEnded {
+        /// How it ended.
+        outcome: Outcome,
+        /// Messages that are now in the target and gone from the source.
+        moved: u32,
+        /// Messages that are in both, or that may be.
+        left_behind: u32,
+        /// From the command to its tagged reply.
+        took: Duration,
+    },
+    /// One side broke the protocol; the session went on, or ended.
+    ProtocolError {
+        /// Whose fault it was.
+        side: Side,
+        /// What was wrong, in a few fixed words without any octets of the peer.
+        what: &'static str,
+    },
+}
+
+/// How a MOVE ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// OK: everything asked for is in the target once and gone from the source, or nothing matched.
+    Moved,
+    /// BAD: malformed, no mailbox selected, or a number that the client cannot have meant (MOVE-2).
+    Invalid,
+    /// NO before anything was changed: by the upstream, or by the gateway's own checks (MOVE-4, MOVE-14).
+    Refused,
+    /// NO: some messages are where the text says (FAULT-1, MOVE-6).
+    Incomplete,
+    /// The upstream went away or hung (FAULT-3).
+    UpstreamLost,
+}

@@ -1,0 +1,3 @@
+//! imapmove: a transparent IMAP gateway that gives MOVE (RFC 6851) to servers that never learned it.
+
+pub mod imap;
