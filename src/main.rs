@@ -1,3 +1,65 @@
 //! The life of the process, top to bottom.
 
-fn main() {}
+use imapmove::config::{self, Config, Problem};
+use imapmove::proxy::Proxy;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// A bad setting.
+const UNUSABLE: u8 = 2;
+/// Sessions were cut at the end.
+const CUT: u8 = 1;
+
+fn main() -> ExitCode {
+    match live() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => CUT.into(),
+        Err(problem) => {
+            eprintln!("imapmove: {problem}");
+            UNUSABLE.into()
+        }
+    }
+}
+
+/// Settings, log, sockets, sessions, drain. Says how many sessions were cut.
+fn live() -> Result<usize, Problem> {
+    let flags = match config::command().try_get_matches() {
+        Err(asked) if !asked.use_stderr() => asked.exit(),
+        flags => flags?,
+    };
+    let config = Config::load(&flags)?;
+    start_log(&config);
+    let runtime = Runtime::new().expect("the system has threads and an event queue");
+    let cut = runtime.block_on(async {
+        // Before an address is announced: whoever reads it may send a signal at once.
+        let signals = signals();
+        Ok(Proxy::bind(config).await?.run(signals).await)
+    });
+    // A name that is still being looked up must not keep the process.
+    runtime.shutdown_background();
+    cut
+}
+
+fn start_log(config: &Config) {
+    let log =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    log.with_max_level(config.log_level).init();
+    // Where, and not the message: that can quote what a peer sent.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a bug ended one session: please report it");
+    }));
+}
+
+/// A message for each SIGTERM and SIGINT.
+fn signals() -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel(2);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (sender, mut stream) = (sender.clone(), signal(kind).expect("SIGTERM and SIGINT can be caught"));
+        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(()).await.is_ok() {} });
+    }
+    receiver
+}

@@ -1,0 +1,212 @@
+//! Every setting, its default, its unit and its help, in one table.
+//!
+//! A line of the table is a flag, an environment variable, a key of the file and a field of [`Config`]. Where a
+//! setting is given twice, flag > environment > file > default.
+
+mod source;
+pub mod value;
+
+use crate::imap::{self, Tls};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+use value::{Choice, HostPort, Listener, Number, Optional, Value, Verify};
+
+/// One line of the table.
+#[derive(Debug)]
+pub struct Setting {
+    /// The field's name; the flag's and the key's with `-` for `_`, the variable's in capitals.
+    field: &'static str,
+    /// As it would be written in the file; empty: not set.
+    pub default: &'static str,
+    /// A sentence for `--help` and the README.
+    pub help: &'static str,
+    /// What stands for the value in `--help`.
+    pub placeholder: &'static str,
+}
+
+impl Setting {
+    /// The name as a flag (without `--`) and as a key of the file.
+    pub fn name(&self) -> String {
+        self.field.replace('_', "-")
+    }
+
+    /// The name of the environment variable.
+    pub fn variable(&self) -> String {
+        format!("IMAPMOVE_{}", self.field.to_uppercase())
+    }
+}
+
+macro_rules! settings {
+    ($($field:ident: $value:ty = $default:literal, $help:literal;)*) => {
+        /// Every setting there is, in the order of `--help`.
+        pub const TABLE: &[Setting] = &[$(Setting {
+            field: stringify!($field), default: $default, help: $help, placeholder: <$value as Value>::PLACEHOLDER,
+        }),*];
+
+        /// The effective settings.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $(#[doc = $help] pub $field: <$value as Value>::Parsed,)*
+            given: Given,
+        }
+
+        impl Config {
+            fn read(given: Given) -> Result<Config, Problem> {
+                Ok(Config { $($field: given.parse::<$value>(stringify!($field))?,)* given })
+            }
+        }
+    };
+}
+
+settings! {
+    upstream: HostPort = "", "The IMAP server to put MOVE in front of";
+    upstream_tls: Optional<Choice<Tls>> = "", "TLS to the upstream; only for one on this machine it is off by itself";
+    upstream_ca: Optional<PathBuf> = "", "PEM file of the authorities to trust for the upstream, instead of the system's";
+    upstream_name: Optional<String> = "", "Name that the upstream's certificate must carry, if not its HOST";
+    upstream_verify: Choice<Verify> = "full", "Whether the upstream's certificate must be valid";
+    listen: Listener = "127.0.0.1:1143", "Where clients connect in clear; STARTTLS is offered if there is a certificate";
+    listen_tls: Listener = "", "Where clients connect with TLS from the first octet";
+    tls_cert: Optional<PathBuf> = "", "PEM file of the certificate that clients see, followed by its chain";
+    tls_key: Optional<PathBuf> = "", "PEM file of that certificate's private key";
+    require_tls: bool = "false", "No login without TLS on the client's side";
+    admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz and /metrics are served";
+    advertise_before_login: bool = "false", "Capability lists before login show MOVE too, once a login has shown that it works";
+    max_connections: Number<1, 1_000_000> = "10000", "Clients at one time; one more is turned away";
+    max_line: Number<512, 65_536> = "8000", "Longest command line, in octets, that is written to the upstream for a MOVE";
+    move_timeout: Duration = "30s", "How long a MOVE may stand without progress before the upstream counts as gone";
+    drain_deadline: Duration = "45s", "How long a shutdown waits for sessions; longer than move-timeout";
+    log_level: Choice<LevelFilter> = "info", "What is logged to stderr";
+}
+
+impl Config {
+    /// The settings of this process: `flags`, as [`command`] made them, the environment, and the file they name.
+    pub fn load(flags: &clap::ArgMatches) -> Result<Config, Problem> {
+        Config::read(source::gather(flags)?)?.checked()
+    }
+
+    /// Settings made by the program itself, each with its name in the table.
+    pub fn with(settings: &[(&'static str, &str)]) -> Result<Config, Problem> {
+        let mut given = Given::default();
+        for (name, text) in settings {
+            given.0.insert(name.replace('-', "_"), (text.to_string(), "program".to_string()));
+        }
+        Config::read(given)?.checked()
+    }
+
+    /// How the upstream leg is protected.
+    pub fn upstream_tls(&self) -> Tls {
+        self.upstream_tls.unwrap_or(Tls::Off)
+    }
+
+    /// What a session on a leg protected like `client_tls` is told.
+    pub fn session(&self, client_tls: Tls) -> imap::Settings {
+        imap::Settings {
+            client_tls,
+            upstream_tls: self.upstream_tls(),
+            require_tls: self.require_tls,
+            advertise_before_login: self.advertise_before_login,
+            max_line: self.max_line,
+            move_timeout: self.move_timeout,
+            ..imap::Settings::default()
+        }
+    }
+
+    /// A setting that turned out to be of no use: its name, and what was expected.
+    pub fn problem(&self, name: &str, expected: impl fmt::Display) -> Problem {
+        self.given.problem(&name.replace('-', "_"), &expected)
+    }
+
+    /// What no setting shows alone.
+    fn checked(self) -> Result<Config, Problem> {
+        let upstream_in_clear = self.upstream_tls() == Tls::Off;
+        let has = |file: &Option<PathBuf>| file.is_some();
+        let contradictions = [
+            (
+                self.upstream_tls.is_none() && !self.upstream.is_loopback(),
+                "upstream-tls",
+                "off, starttls or implicit, because the upstream is not on this machine",
+            ),
+            (
+                upstream_in_clear && has(&self.upstream_ca),
+                "upstream-ca",
+                "upstream-tls to be starttls or implicit with it",
+            ),
+            (
+                upstream_in_clear && self.upstream_name.is_some(),
+                "upstream-name",
+                "upstream-tls to be starttls or implicit with it",
+            ),
+            (
+                has(&self.tls_cert) && !has(&self.tls_key),
+                "tls-key",
+                "a PEM file, because there is a tls-cert",
+            ),
+            (
+                has(&self.tls_key) && !has(&self.tls_cert),
+                "tls-cert",
+                "a PEM file, because there is a tls-key",
+            ),
+            (self.listen_tls.is_some() && !has(&self.tls_cert), "listen-tls", "tls-cert and tls-key with it"),
+            (self.require_tls && !has(&self.tls_cert), "require-tls", "tls-cert and tls-key with it"),
+            (
+                self.listen.is_none() && self.listen_tls.is_none(),
+                "listen",
+                "an address here or in listen-tls",
+            ),
+            (
+                self.drain_deadline <= self.move_timeout,
+                "drain-deadline",
+                "a duration longer than move-timeout",
+            ),
+        ];
+        match contradictions.into_iter().find(|(found, ..)| *found) {
+            Some((_, name, expected)) => Err(self.problem(name, expected)),
+            None => Ok(self),
+        }
+    }
+}
+
+/// The command line, made from the table.
+pub fn command() -> clap::Command {
+    source::command()
+}
+
+/// What was given for each field, and where.
+#[derive(Clone, Debug, Default)]
+struct Given(BTreeMap<String, (String, String)>);
+
+impl Given {
+    fn parse<V: Value>(&self, field: &str) -> Result<V::Parsed, Problem> {
+        let (text, _) = self.text(field);
+        V::parse(&text).ok_or_else(|| self.problem(field, &V::expected()))
+    }
+
+    /// The text for a field and its origin.
+    fn text(&self, field: &str) -> (String, String) {
+        let default = || TABLE.iter().find(|s| s.field == field).map_or("", |s| s.default);
+        self.0.get(field).cloned().unwrap_or_else(|| (default().to_string(), "default".to_string()))
+    }
+
+    fn problem(&self, field: &str, expected: &dyn fmt::Display) -> Problem {
+        let name = field.replace('_', "-");
+        match self.text(field) {
+            (text, _) if text.is_empty() => Problem(format!("{name}: not given, expected {expected}")),
+            (text, origin) => Problem(format!("{name} ({origin}): given {text:?}, expected {expected}")),
+        }
+    }
+}
+
+/// A setting that cannot be used, in one line: which, where it came from, what was given and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem(String);
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,148 @@
+//! Where settings come from: flags, environment, file.
+
+use super::{Given, Problem, Setting, TABLE};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgMatches, Command, parser::ValueSource};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// Names less like a known one than this are not suggested.
+const LIKENESS: f64 = 0.7;
+
+pub(super) fn command() -> Command {
+    let config = Arg::new("config").long("config").value_name("FILE");
+    Command::new("imapmove")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Gives MOVE (RFC 6851) to an IMAP server that never learned it")
+        .after_help("Each setting can also stand in the file, by the same name without the dashes.")
+        .arg(config.help("TOML file with any of these settings [env: IMAPMOVE_CONFIG]"))
+        .args(TABLE.iter().map(flag))
+}
+
+fn flag(setting: &Setting) -> Arg {
+    let default = match setting.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let help = format!("{} [env: {}]{default}", setting.help, setting.variable());
+    let arg = Arg::new(setting.field).long(setting.name()).value_name(setting.placeholder).help(help);
+    match setting.default {
+        // `--require-tls` alone says yes.
+        "true" | "false" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => arg,
+    }
+}
+
+/// All that was given: the file first, then what overrides it.
+pub(super) fn gather(flags: &ArgMatches) -> Result<Given, Problem> {
+    let mut given = Given::default();
+    if let Some((path, origin)) = from_flag_or_variable(flags, "config", "config", "IMAPMOVE_CONFIG")? {
+        read_file(Path::new(&path), &origin, &mut given)?;
+    }
+    for setting in TABLE {
+        let name = setting.name();
+        if let Some(found) = from_flag_or_variable(flags, setting.field, &name, &setting.variable())? {
+            given.0.insert(setting.field.to_string(), found);
+        }
+    }
+    Ok(given)
+}
+
+/// The text and its origin. An empty variable counts as absent: compose files pass them on that way.
+fn from_flag_or_variable(
+    flags: &ArgMatches,
+    id: &str,
+    name: &str,
+    variable: &str,
+) -> Result<Option<(String, String)>, Problem> {
+    if flags.value_source(id) == Some(ValueSource::CommandLine) {
+        let text = flags.get_one::<String>(id).cloned().unwrap_or_default();
+        return match text.is_empty() {
+            true => Err(Problem(format!("{name} (flag --{name}): given \"\", expected a value"))),
+            false => Ok(Some((text, format!("flag --{name}")))),
+        };
+    }
+    match std::env::var(variable) {
+        Ok(text) if !text.is_empty() => Ok(Some((text, format!("environment {variable}")))),
+        Err(std::env::VarError::NotUnicode(text)) => {
+            Err(Problem(format!("{name} (environment {variable}): given {text:?}, expected UTF-8")))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn read_file(path: &Path, origin: &str, given: &mut Given) -> Result<(), Problem> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Problem(format!("config ({origin}): given {path:?}, expected a readable TOML file: {e}"))
+    })?;
+    let at = |offset: usize| {
+        let line = 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count();
+        format!("file {}, line {line}", path.display().to_string().escape_debug())
+    };
+    let table = DeTable::parse(&text).map_err(|e| {
+        let origin = at(e.span().map_or(0, |span| span.start));
+        Problem(format!("config ({origin}): expected TOML: {}", e.message().replace('\n', ", ")))
+    })?;
+    for (key, value) in table.get_ref() {
+        let origin = at(key.span().start);
+        let setting = known(key.get_ref(), &origin)?;
+        let text = scalar(value.get_ref()).ok_or_else(|| {
+            let kind = value.get_ref().type_str();
+            Problem(format!(
+                "{key} ({origin}): given {kind}, expected text, a number or true or false",
+                key = key.get_ref()
+            ))
+        })?;
+        given.0.insert(setting.field.to_string(), (text, origin));
+    }
+    Ok(())
+}
+
+/// The setting of that name, or the nearest one in the complaint.
+fn known(name: &str, origin: &str) -> Result<&'static Setting, Problem> {
+    if let Some(setting) = TABLE.iter().find(|s| s.name() == name) {
+        return Ok(setting);
+    }
+    let likeness = |s: &Setting| strsim::jaro_winkler(&s.name(), name);
+    let nearest = TABLE.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let expected = match nearest.filter(|s| likeness(s) >= LIKENESS) {
+        Some(setting) => format!("a setting; the nearest is {}", setting.name()),
+        None => "a setting that `imapmove --help` lists".to_string(),
+    };
+    Err(Problem(format!("config ({origin}): given {name:?}, expected {expected}")))
+}
+
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Boolean(value) => Some(value.to_string()),
+        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_string()),
+        _ => None,
+    }
+}
+
+/// The command line's own complaint, in one line.
+impl From<clap::Error> for Problem {
+    fn from(error: clap::Error) -> Problem {
+        let context = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.clone()),
+            Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+            _ => None,
+        };
+        let given = context(ContextKind::InvalidArg).or_else(|| context(ContextKind::InvalidSubcommand));
+        let given = given.unwrap_or_default();
+        let expected = match error.kind() {
+            ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
+                match context(ContextKind::SuggestedArg).or_else(|| context(ContextKind::SuggestedSubcommand))
+                {
+                    Some(nearest) => format!("a setting; the nearest is {nearest}"),
+                    None => "a setting that `imapmove --help` lists".to_string(),
+                }
+            }
+            ErrorKind::ArgumentConflict => "it once".to_string(),
+            ErrorKind::InvalidValue => "a value with it".to_string(),
+            _ => "what `imapmove --help` says".to_string(),
+        };
+        Problem(format!("command line: given {given:?}, expected {expected}"))
+    }
+}

@@ -1,0 +1,380 @@
+//! One connection: one task, one loop around one [`Session`]. The only place with both sockets.
+
+mod leg;
+
+use crate::imap::{Notice, Outcome, Session, Side, Tls};
+use crate::metrics::{Metrics, outcome_name, side_name};
+use crate::proxy::{Phase, Shared};
+use bytes::BytesMut;
+use leg::Leg;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+/// The upstream must accept a connection within this time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Either side's TLS handshake must be done within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Octets taken by one read.
+const READ_SIZE: usize = 64 * 1024;
+/// What the log says of a session that neither side broke off.
+const FINISHED: &str = "finished";
+
+thread_local! {
+    /// One for all connections of a thread: what was read leaves it before the read returns.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
+}
+
+/// A client that has connected.
+pub struct Client {
+    /// Its socket, of which nothing has been read.
+    pub stream: TcpStream,
+    /// Where it comes from, for the log.
+    pub address: SocketAddr,
+    /// How the listener protects its leg.
+    pub tls: Tls,
+}
+
+/// Serves one client to the end.
+pub async fn serve(shared: Arc<Shared>, client: Client) {
+    let (id, address, begun) = (id(), client.address, Instant::now());
+    let _open = OpenConnection::new(&shared.metrics);
+    let ended = match Box::pin(Connection::open(shared.clone(), client, id)).await {
+        Ok(mut connection) => connection.run().await,
+        Err(reason) => reason.into(),
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    tracing::info!(conn = %Id(id), %address, seconds, %ended, "session ended");
+}
+
+/// Counts a connection as closed, also when its task panics.
+struct OpenConnection<'a>(&'a Metrics);
+
+impl OpenConnection<'_> {
+    fn new(metrics: &Metrics) -> OpenConnection<'_> {
+        metrics.connections_active.inc();
+        OpenConnection(metrics)
+    }
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.connections_active.dec();
+        if std::thread::panicking() {
+            self.0.panics.inc();
+        }
+    }
+}
+
+/// Short, random, and the same in each line that the log has about one session.
+struct Id(u32);
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+fn id() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(()) as u32
+}
+
+/// Why the loop has stopped turning.
+enum Step {
+    Upgrade(Side),
+    Finished,
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    session: Session,
+    legs: [Leg; 2],
+    /// Zero on the session's clock.
+    begun: Instant,
+    /// Rings no later than the session's deadline.
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// A MOVE is counted as running.
+    moving: bool,
+    /// What ended it, for the log.
+    ended: Cow<'static, str>,
+    id: u32,
+}
+
+impl Connection {
+    /// The client's handshake, if its listener begins with one, then the upstream.
+    async fn open(shared: Arc<Shared>, client: Client, id: u32) -> Result<Connection, String> {
+        let mut leg = Leg::plain(client.stream);
+        if client.tls == Tls::Implicit {
+            handshake(&shared, Side::Client, &mut leg).await?;
+        }
+        let upstream = connect(&shared).await;
+        shared.metrics.tried(&shared.metrics.upstream_connects, &[], &upstream);
+        let mut settings = shared.config.session(client.tls);
+        settings.advertise_before_login &= shared.qualifies.load(Ordering::Relaxed);
+        let mut connection = Connection {
+            session: Session::new(settings),
+            legs: [leg, Leg::gone()],
+            begun: Instant::now(),
+            alarm: None,
+            moving: false,
+            ended: FINISHED.into(),
+            id,
+            shared,
+        };
+        match upstream {
+            Ok(leg) => connection.legs[Side::Upstream as usize] = leg,
+            Err(reason) => connection.lost(Side::Upstream, reason),
+        }
+        Ok(connection)
+    }
+
+    /// Until the session is finished and both legs are closed. Says what ended it.
+    async fn run(&mut self) -> Cow<'static, str> {
+        let mut phase = self.shared.phase.subscribe();
+        self.enter(*phase.borrow_and_update());
+        loop {
+            let step = tokio::select! {
+                biased;
+                step = poll_fn(|cx| self.turn(cx)) => step,
+                Ok(()) = phase.changed() => {
+                    self.enter(*phase.borrow_and_update());
+                    continue;
+                }
+            };
+            match step {
+                Step::Upgrade(side) => Box::pin(self.upgrade(side)).await,
+                Step::Finished => break,
+            }
+        }
+        Box::pin(self.farewell()).await;
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Takes part in what the whole process does.
+    fn enter(&mut self, phase: Phase) {
+        match phase {
+            Phase::Running => {}
+            Phase::Draining => self.session.drain(),
+            Phase::Stopping => self.lost(Side::Upstream, "The gateway had to stop before the session ended"),
+        }
+    }
+
+    /// All that can be done now.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            self.session.tick(self.begun.elapsed());
+            let read = self.read(cx, Side::Upstream) | self.read(cx, Side::Client);
+            self.write(cx, Side::Client);
+            self.write(cx, Side::Upstream);
+            self.report();
+            if let Some(step) = self.step() {
+                return Poll::Ready(step);
+            }
+            if !read && self.sleep(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn step(&mut self) -> Option<Step> {
+        let deaf = self.legs.iter().all(|leg| leg.ended);
+        if self.session.is_finished() || deaf {
+            return Some(Step::Finished);
+        }
+        let side = self.session.upgrade()?;
+        let written = self.session.output(side).is_empty() && !self.legs[side as usize].unflushed;
+        written.then_some(Step::Upgrade(side))
+    }
+
+    /// One read from a leg, if its octets are welcome. Says whether there may be more to do.
+    fn read(&mut self, cx: &mut Context<'_>, from: Side) -> bool {
+        // What comes after the word that announces a handshake is the handshake's (WIRE-8).
+        if self.legs[from as usize].ended || !self.session.wants(from) || self.session.upgrade() == Some(from)
+        {
+            return false;
+        }
+        SCRATCH.with_borrow_mut(|scratch| match self.legs[from as usize].poll_read(cx, scratch) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0)) => {
+                self.closed(from);
+                true
+            }
+            Poll::Ready(Ok(octets)) => {
+                let relayed = self.relay(cx, from, &scratch[..octets]);
+                self.session.receive(from, &scratch[relayed..octets]);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                self.broken(from, &error);
+                true
+            }
+        })
+    }
+
+    /// Writes octets of a literal straight to the other leg, as many as it takes at once, and says how many.
+    fn relay(&mut self, cx: &mut Context<'_>, from: Side, octets: &[u8]) -> usize {
+        let to = from.other();
+        let opaque = usize::try_from(self.session.opaque(from)).unwrap_or(usize::MAX).min(octets.len());
+        if opaque == 0 || !self.session.output(to).is_empty() {
+            return 0;
+        }
+        match self.legs[to as usize].poll_write(cx, &octets[..opaque]) {
+            Poll::Ready(Ok(written)) => {
+                self.session.relayed(from, written as u64);
+                written
+            }
+            Poll::Ready(Err(error)) => {
+                self.broken(to, &error);
+                0
+            }
+            Poll::Pending => 0,
+        }
+    }
+
+    /// Writes what a leg takes now, then flushes it: TLS answers Ok while records still wait.
+    fn write(&mut self, cx: &mut Context<'_>, to: Side) {
+        let (output, leg) = (self.session.output(to), &mut self.legs[to as usize]);
+        match leg.poll_write_all(cx, output) {
+            Poll::Ready(Err(error)) => self.broken(to, &error),
+            // An idle connection holds no buffer.
+            Poll::Ready(Ok(())) => *output = BytesMut::new(),
+            Poll::Pending => {}
+        }
+    }
+
+    /// Passes on what the session has to tell.
+    fn report(&mut self) {
+        while let Some(notice) = self.session.notice() {
+            self.shared.metrics.count(&notice);
+            match notice {
+                Notice::Qualifies(yes) => self.shared.qualifies.store(yes, Ordering::Relaxed),
+                Notice::MoveStarted => self.moving = true,
+                Notice::MoveEnded { outcome, moved, left_behind, took } => {
+                    self.moving = false;
+                    if outcome != Outcome::Moved {
+                        let (outcome, seconds) = (outcome_name(outcome), took.as_secs_f64());
+                        tracing::info!(conn = %Id(self.id), outcome, moved, left_behind, seconds, "MOVE not done");
+                    }
+                }
+                Notice::ProtocolError { side, what } => {
+                    tracing::debug!(conn = %Id(self.id), side = side_name(side), what, "protocol error");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Ready when the session's deadline is reached. A deadline that moves away, as most do, leaves the alarm
+    /// alone: it rings early and is set again.
+    fn sleep(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.session.deadline().and_then(|d| self.begun.checked_add(d)) else {
+            return Poll::Pending;
+        };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if at < alarm.deadline() {
+            alarm.as_mut().reset(at);
+        }
+        loop {
+            ready!(alarm.as_mut().poll(cx));
+            if at <= alarm.deadline() {
+                self.alarm = None;
+                return Poll::Ready(());
+            }
+            alarm.as_mut().reset(at);
+        }
+    }
+
+    fn closed(&mut self, side: Side) {
+        self.legs[side as usize].ended = true;
+        self.note(format!("{} closed", side_name(side)).into());
+        self.session.closed(side);
+    }
+
+    fn broken(&mut self, side: Side, error: &io::Error) {
+        let whose = match side {
+            Side::Client => "client",
+            Side::Upstream => "upstream server",
+        };
+        self.lost(side, format!("The connection to the {whose} broke: {}", error.kind()));
+    }
+
+    fn lost(&mut self, side: Side, reason: impl Into<Cow<'static, str>>) {
+        let reason = reason.into();
+        self.legs[side as usize] = Leg::gone();
+        self.session.lost(side, &reason);
+        self.note(reason);
+    }
+
+    /// The first cause is the one to log.
+    fn note(&mut self, cause: Cow<'static, str>) {
+        if self.ended == FINISHED {
+            self.ended = cause;
+        }
+    }
+
+    async fn upgrade(&mut self, side: Side) {
+        match handshake(&self.shared, side, &mut self.legs[side as usize]).await {
+            Ok(()) => self.session.secured(side),
+            Err(reason) => self.lost(side, reason),
+        }
+    }
+
+    async fn farewell(&mut self) {
+        let to_client = self.session.output(Side::Client).split();
+        let to_upstream = self.session.output(Side::Upstream).split();
+        let [client, upstream] = &mut self.legs;
+        tokio::join!(client.farewell(to_client), upstream.farewell(to_upstream));
+    }
+}
+
+impl Drop for Connection {
+    /// A task that panics, or is cut, in the middle of a MOVE.
+    fn drop(&mut self) {
+        if self.moving {
+            self.shared.metrics.moves_in_flight.dec();
+        }
+    }
+}
+
+/// The upstream leg, ready for the session.
+async fn connect(shared: &Shared) -> Result<Leg, String> {
+    let upstream = &shared.config.upstream;
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((upstream.host.as_str(), upstream.port)))
+        .await
+        .map_err(|_| {
+            format!("The upstream server took no connection within {} s", CONNECT_TIMEOUT.as_secs())
+        })?
+        .map_err(|e| format!("The upstream server cannot be reached: {e}"))?;
+    let mut leg = Leg::plain(stream);
+    if shared.config.upstream_tls() == Tls::Implicit {
+        handshake(shared, Side::Upstream, &mut leg).await?;
+    }
+    Ok(leg)
+}
+
+/// Puts TLS on a leg of which nothing has been read since the handshake was announced.
+async fn handshake(shared: &Shared, side: Side, leg: &mut Leg) -> Result<(), String> {
+    let stream = leg.take_plain().ok_or("a handshake was due on a leg that is not in clear")?;
+    let attempt = async {
+        match (side, &shared.acceptor, &shared.connector) {
+            (Side::Client, Some(acceptor), _) => acceptor.accept(stream).await,
+            (Side::Upstream, _, Some(connector)) => connector.connect(stream).await,
+            _ => Err(format!("no TLS is set up for the {} side", side_name(side))),
+        }
+    };
+    let late = || format!("TLS handshake on the {} side took over {HANDSHAKE_TIMEOUT:?}", side_name(side));
+    let done = timeout(HANDSHAKE_TIMEOUT, attempt).await.unwrap_or_else(|_| Err(late()));
+    shared.metrics.tried(&shared.metrics.tls_handshakes, &[side_name(side)], &done);
+    *leg = Leg::tls(done?);
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! One socket, in clear or in TLS.
+
+use bytes::{Buf, BytesMut};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsStream;
+
+/// A peer must take the last octets within this time.
+const LAST_WRITE: Duration = Duration::from_secs(10);
+/// After our end of the stream, the peer's is awaited so long and no longer.
+const LINGER: Duration = Duration::from_secs(2);
+/// Of what the peer still sends in that time, so many octets are read and thrown away.
+const LINGER_OCTETS: u64 = 1 << 20;
+
+/// One leg of a connection.
+pub(super) struct Leg {
+    stream: Stream,
+    /// Nothing more will be read: end of file, or no stream at all.
+    pub(super) ended: bool,
+    /// There may be octets that were taken for writing and are not on their way yet.
+    pub(super) unflushed: bool,
+}
+
+enum Stream {
+    Gone,
+    Plain(TcpStream),
+    /// Boxed: its size is not kept by the legs in clear.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Leg {
+    /// A socket in clear.
+    pub(super) fn plain(stream: TcpStream) -> Leg {
+        // Without it, a short command after another waits for the peer's delayed acknowledgement, 40 ms.
+        let _ = stream.set_nodelay(true);
+        Leg { stream: Stream::Plain(stream), ended: false, unflushed: false }
+    }
+
+    /// A socket after its handshake. The handshake's last records may still wait.
+    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Leg {
+        Leg { stream: Stream::Tls(Box::new(stream)), ended: false, unflushed: true }
+    }
+
+    /// No socket (any more).
+    pub(super) fn gone() -> Leg {
+        Leg { stream: Stream::Gone, ended: true, unflushed: false }
+    }
+
+    /// Takes the socket out of a leg in clear and leaves it gone.
+    pub(super) fn take_plain(&mut self) -> Option<TcpStream> {
+        match std::mem::replace(self, Leg::gone()).stream {
+            Stream::Plain(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Octets read into the buffer; 0 is the end of file, with or without TLS's close_notify.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let read = match &mut self.stream {
+            Stream::Gone => return Poll::Ready(Ok(0)),
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+            Stream::Tls(stream) => {
+                // Reading can call for an answer, as a key update does.
+                self.unflushed = true;
+                Pin::new(stream).poll_read(cx, &mut buffer)
+            }
+        };
+        match ready!(read) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(buffer.filled().len())),
+        }
+    }
+
+    /// As many of the octets as are taken now. What is written to no socket is gone.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match &mut self.stream {
+            Stream::Gone => return Poll::Ready(Ok(octets.len())),
+            Stream::Plain(stream) => ready!(Pin::new(stream).poll_write(cx, octets))?,
+            Stream::Tls(stream) => {
+                self.unflushed = true;
+                ready!(Pin::new(stream).poll_write(cx, octets))?
+            }
+        };
+        match written {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => Poll::Ready(Ok(written)),
+        }
+    }
+
+    /// Ready when the output is empty and on its way.
+    pub(super) fn poll_write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        output: &mut BytesMut,
+    ) -> Poll<io::Result<()>> {
+        while !output.is_empty() {
+            let written = ready!(self.poll_write(cx, output))?;
+            output.advance(written);
+        }
+        if let (true, Stream::Tls(stream)) = (self.unflushed, &mut self.stream) {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+        }
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes the rest, says that it was the last, and waits for the peer to say the same: a socket closed with
+    /// octets unread is reset, and a reset destroys what the peer has not read yet.
+    pub(super) async fn farewell(&mut self, rest: BytesMut) {
+        match &mut self.stream {
+            Stream::Gone => {}
+            Stream::Plain(stream) => farewell(stream, &rest, self.ended).await,
+            Stream::Tls(stream) => farewell(stream, &rest, self.ended).await,
+        }
+        *self = Leg::gone();
+    }
+}
+
+/// Whatever fails here, the connection is over.
+async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, rest: &[u8], ended: bool) {
+    let last = async {
+        stream.write_all(rest).await?;
+        stream.shutdown().await
+    };
+    let Ok(Ok(())) = timeout(LAST_WRITE, last).await else { return };
+    if !ended {
+        let mut ignored = tokio::io::sink();
+        let mut rest = stream.take(LINGER_OCTETS);
+        let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut ignored)).await;
+    }
+}

@@ -1,0 +1,192 @@
+//! The counters. No label ever holds a user, a mailbox or an address, and every series is there, at 0, from the start.
+
+use crate::imap::{Notice, Outcome, Side};
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Registry, TextEncoder};
+
+/// How a MOVE was carried out; the label is there for the ways to come.
+const STRATEGY: &str = "copy";
+const SIDES: &[&str] = &["client", "upstream"];
+const RESULTS: &[&str] = &["ok", "failed"];
+const OUTCOMES: &[&str] = &["moved", "invalid", "refused", "incomplete", "upstream_lost"];
+/// From one round trip on a local network to a large MOVE on a slow server.
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Every counter of one gateway.
+pub struct Metrics {
+    registry: Registry,
+    /// Connections accepted, by listener.
+    pub connections: IntCounterVec,
+    /// Connections open now.
+    pub connections_active: IntGauge,
+    /// Connections turned away.
+    pub connections_rejected: IntCounterVec,
+    /// Attempts to reach the upstream, TLS from the first octet included.
+    pub upstream_connects: IntCounterVec,
+    /// TLS handshakes, by side.
+    pub tls_handshakes: IntCounterVec,
+    /// 1 while shutting down.
+    pub draining: IntGauge,
+    /// Sessions that ended in a panic.
+    pub panics: IntCounter,
+    logins: IntCounterVec,
+    moves: IntCounterVec,
+    move_messages: IntCounter,
+    move_left_behind: IntCounter,
+    move_duration: Histogram,
+    /// MOVEs that run now.
+    pub moves_in_flight: IntGauge,
+    protocol_errors: IntCounterVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let registry = Registry::new();
+        let of = &registry;
+        let build = IntGaugeVec::new(Opts::new("imapmove_build_info", "Always 1."), &["version"]);
+        let build = register(of, build);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        of.register(Box::new(ProcessCollector::for_self())).expect("the names are distinct");
+        let listeners: &[&str] = &["plain", "tls"];
+        let durations =
+            HistogramOpts::new("imapmove_move_duration_seconds", "From a MOVE to its tagged reply.");
+        Metrics {
+            connections: counters(
+                of,
+                "connections_total",
+                "Connections accepted.",
+                &[("listener", listeners)],
+            ),
+            connections_active: gauge(of, "connections_active", "Connections open now."),
+            connections_rejected: counters(
+                of,
+                "connections_rejected_total",
+                "Connections turned away.",
+                &[("reason", &["limit"])],
+            ),
+            upstream_connects: counters(
+                of,
+                "upstream_connects_total",
+                "Attempts to reach the upstream.",
+                &[("result", RESULTS)],
+            ),
+            tls_handshakes: counters(
+                of,
+                "tls_handshakes_total",
+                "TLS handshakes.",
+                &[("side", SIDES), ("result", RESULTS)],
+            ),
+            draining: gauge(of, "draining", "1 while shutting down."),
+            panics: counter(of, "panics_total", "Sessions that ended in a panic."),
+            logins: counters(
+                of,
+                "logins_total",
+                "Answers to LOGIN and AUTHENTICATE.",
+                &[("result", &["ok", "refused"])],
+            ),
+            moves: counters(
+                of,
+                "moves_total",
+                "MOVEs that have their tagged reply.",
+                &[("strategy", &[STRATEGY]), ("result", OUTCOMES)],
+            ),
+            move_messages: counter(of, "move_messages_total", "Messages moved."),
+            move_left_behind: counter(
+                of,
+                "move_left_behind_total",
+                "Messages that are in both mailboxes, or may be, after a MOVE.",
+            ),
+            move_duration: register(of, Histogram::with_opts(durations.buckets(SECONDS.to_vec()))),
+            moves_in_flight: gauge(of, "moves_in_flight", "MOVEs that run now."),
+            protocol_errors: counters(
+                of,
+                "protocol_errors_total",
+                "Breaches of the protocol, by whose they are.",
+                &[("side", SIDES)],
+            ),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts what a session has told.
+    pub fn count(&self, notice: &Notice) {
+        match notice {
+            Notice::Login { accepted } => {
+                self.logins.with_label_values(&[if *accepted { "ok" } else { "refused" }]).inc();
+            }
+            Notice::MoveStarted => self.moves_in_flight.inc(),
+            Notice::MoveEnded { outcome, moved, left_behind, took } => {
+                self.moves_in_flight.dec();
+                self.moves.with_label_values(&[STRATEGY, outcome_name(*outcome)]).inc();
+                self.move_messages.inc_by((*moved).into());
+                self.move_left_behind.inc_by((*left_behind).into());
+                self.move_duration.observe(took.as_secs_f64());
+            }
+            Notice::ProtocolError { side, .. } => {
+                self.protocol_errors.with_label_values(&[side_name(*side)]).inc();
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts an attempt: `upstream_connects`, `tls_handshakes`.
+    pub fn tried<T, E>(&self, counters: &IntCounterVec, labels: &[&str], result: &Result<T, E>) {
+        let outcome = if result.is_ok() { "ok" } else { "failed" };
+        counters.with_label_values(&[labels, &[outcome]].concat()).inc();
+    }
+
+    /// All of it in Prometheus's text format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        encoded.expect("what was registered can be encoded");
+        text
+    }
+}
+
+/// The name of a side in labels and logs.
+pub fn side_name(side: Side) -> &'static str {
+    SIDES[side as usize]
+}
+
+/// The name of an outcome in labels and logs.
+pub fn outcome_name(outcome: Outcome) -> &'static str {
+    OUTCOMES[outcome as usize]
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("the names and labels here are legal");
+    registry.register(Box::new(collector.clone())).expect("the names here are distinct");
+    collector
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(format!("imapmove_{name}"), help))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(format!("imapmove_{name}"), help))
+}
+
+/// Counters for every combination of the labels' values, each at 0.
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[(&str, &[&str])]) -> IntCounterVec {
+    let names: Vec<&str> = labels.iter().map(|(label, _)| *label).collect();
+    let made = IntCounterVec::new(Opts::new(format!("imapmove_{name}"), help), &names);
+    let counters = register(registry, made);
+    let mut series: Vec<Vec<&str>> = vec![Vec::new()];
+    for (_, values) in labels {
+        series = series
+            .iter()
+            .flat_map(|start| values.iter().map(|v| [start.as_slice(), &[*v]].concat()))
+            .collect();
+    }
+    for values in series {
+        counters.with_label_values(&values);
+    }
+    counters
+}
