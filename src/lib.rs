@@ -1,4 +1,55 @@
 //! imapmove: a transparent IMAP gateway that gives MOVE (RFC 6851) to servers that never learned it.
+//!
+//! The gateway is a wire. It cuts two byte streams into lines and literals and forwards each piece as it came. It
+//! changes two things: it adds `MOVE` to capability lists, and it carries out a MOVE that the server cannot, as UID
+//! COPY, UID STORE and UID EXPUNGE. All that is IMAP happens in one value, an [`imap::Session`], which is given octets
+//! and gives octets, and knows neither socket nor clock.
+//!
+//! # How a byte travels
+//!
+//! ```text
+//!                 main: settings, log, signals
+//!                   |
+//!                 proxy: accept, limit, one task per connection, drain
+//!                   |
+//!   . . . . . . . connection: one loop, both sockets . . . . . . . . . . . .
+//!   :                                                                      :
+//!   :  client      receive   +------------------------+   output           :   upstream
+//!   : ---[ leg ]-----------> |     imap::Session      | -----------[ leg ]------> server
+//!   :      tls     output    |  lines, capabilities,  |   receive     tls  :
+//!   : <--[ leg ]------------ |  one MOVE at a time    | <----------[ leg ]-------
+//!   :        \               +------------------------+              /     :
+//!   :         `------- octets of a literal, moved across unread ----'      :
+//!   . . . . . . . . . . | notice . . . . . . . . . . . . . . . . . . . . . .
+//!                       v
+//!                 metrics --> admin: /livez /readyz /metrics
+//! ```
+//!
+//! # Where things live
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`config`] | every setting, default and unit in one table; flags, environment, file |
+//! | [`proxy`] | listeners, the limit, a task per connection, the drain |
+//! | [`connection`] | one client and its upstream: both sockets, one session |
+//! | [`tls`] | both handshakes, and whether a certificate is believed |
+//! | [`imap`] | the core: everything that is IMAP |
+//! | [`metrics`] | the counters |
+//! | [`admin`] | what probes and scrapers see |
+//! | [`demo`] | a small legacy IMAP server in memory, for `imapmove demo` and for tests |
+//!
+//! # What always holds
+//!
+//! - [`imap`] imports `std`, `bytes`, `nom` and `memchr`: no socket, no clock, no log. Time, finished handshakes and
+//!   lost connections come in as events.
+//! - Only [`connection`] holds both sockets of a session, and nothing is awaited in its loop but the loop itself and,
+//!   between its turns, a handshake with a deadline.
+//! - A leg is read only while the session wants its octets: what waits for a slow peer waits in the other peer's
+//!   kernel, not here. An idle connection holds no buffer.
+//! - Nothing that was read before a TLS handshake is used after it: a leg is not read between the word that announces
+//!   a handshake and its end (RFC 9051 section 11.1).
+//! - A session's panic, garbage or overload ends that session and no other.
+//! - No log line, metric or error holds an octet that a peer sent.
 
 pub mod admin;
 pub mod config;

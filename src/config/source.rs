@@ -124,24 +124,22 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
 /// The command line's own complaint, in one line.
 impl From<clap::Error> for Problem {
     fn from(error: clap::Error) -> Problem {
-        let context = |kind| match error.get(kind) {
-            Some(ContextValue::String(text)) => Some(text.clone()),
-            Some(ContextValue::Strings(texts)) => texts.first().cloned(),
-            _ => None,
+        let context = |kinds: [ContextKind; 2]| {
+            kinds.into_iter().find_map(|kind| match error.get(kind) {
+                Some(ContextValue::String(text)) => Some(text.clone()),
+                Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+                _ => None,
+            })
         };
-        let given = context(ContextKind::InvalidArg).or_else(|| context(ContextKind::InvalidSubcommand));
-        let given = given.unwrap_or_default();
-        let expected = match error.kind() {
-            ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
-                match context(ContextKind::SuggestedArg).or_else(|| context(ContextKind::SuggestedSubcommand))
-                {
-                    Some(nearest) => format!("a setting; the nearest is {nearest}"),
-                    None => "a setting that `imapmove --help` lists".to_string(),
-                }
-            }
-            ErrorKind::ArgumentConflict => "it once".to_string(),
-            ErrorKind::InvalidValue => "a value with it".to_string(),
-            _ => "what `imapmove --help` says".to_string(),
+        let given = context([ContextKind::InvalidArg, ContextKind::InvalidSubcommand]).unwrap_or_default();
+        // Of a flag that it knows, clap shows the value's placeholder too.
+        let given = given.split(' ').next().unwrap_or_default();
+        let nearest = context([ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]);
+        let expected = match (error.kind(), nearest) {
+            (ErrorKind::ArgumentConflict, _) => "it once".to_string(),
+            (ErrorKind::InvalidValue, _) => "a value after it".to_string(),
+            (_, Some(nearest)) => format!("a flag; the nearest is {nearest}"),
+            (_, None) => "a flag that `imapmove --help` lists".to_string(),
         };
         Problem(format!("command line: given {given:?}, expected {expected}"))
     }

@@ -1,0 +1,328 @@
+//! The command line as an operator meets it: bad settings, where settings come from, signals, the admin pages.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long an answer may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The program, with nothing of this process's own settings in its environment.
+fn imapmove(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imapmove"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("IMAPMOVE_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// What the program says when it refuses to start: exit code 2 and one line.
+fn refusal(mut command: Command) -> String {
+    let output = command.output().expect("runs");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let line = said.strip_suffix('\n').expect("a whole line");
+    assert!(!line.contains('\n'), "more than one line: {said}");
+    line.strip_prefix("imapmove: ").expect("says who complains").to_string()
+}
+
+/// A file that is gone when the test ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str, content: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("imapmove-cli-{}-{name}", std::process::id()));
+        fs::write(&path, content).expect("writes");
+        Scratch(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("text")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_bad_flag_gets_one_line_that_says_which_what_and_what_was_expected() {
+    const UPSTREAM: [&str; 2] = ["--upstream", "127.0.0.1:9"];
+    #[rustfmt::skip]
+    let table: &[(&[&str], &str)] = &[
+        (&["--upstream-tls", "tls"], "upstream-tls (flag --upstream-tls): given \"tls\", expected off, starttls or implicit"),
+        (&["--upstream-name", "a b"], "upstream-name (flag --upstream-name): given \"a b\", expected a host name or an IP address"),
+        (&["--upstream-verify", "yes"], "upstream-verify (flag --upstream-verify): given \"yes\", expected full or none"),
+        (&["--upstream-ca", "ca.pem"], "upstream-ca (flag --upstream-ca): given \"ca.pem\", expected upstream-tls to be starttls or implicit with it"),
+        (&["--upstream-name", "mail"], "upstream-name (flag --upstream-name): given \"mail\", expected upstream-tls to be starttls or implicit with it"),
+        (&["--listen", "1143"], "listen (flag --listen): given \"1143\", expected an IP address and a port, such as 127.0.0.1:1143 or [::]:143, or off"),
+        (&["--listen", "off"], "listen (flag --listen): given \"off\", expected an address here or in listen-tls"),
+        (&["--listen-tls", "127.0.0.1:0"], "listen-tls (flag --listen-tls): given \"127.0.0.1:0\", expected tls-cert and tls-key with it"),
+        (&["--admin", "yes"], "admin (flag --admin): given \"yes\", expected an IP address and a port, such as 127.0.0.1:1143 or [::]:143, or off"),
+        (&["--tls-cert", "c.pem"], "tls-key: not given, expected a PEM file, because there is a tls-cert"),
+        (&["--tls-key", "k.pem"], "tls-cert: not given, expected a PEM file, because there is a tls-key"),
+        (&["--tls-cert", "/none/c", "--tls-key", "/none/k"], "tls-cert (flag --tls-cert): given \"/none/c\", expected a PEM file with a certificate: "),
+        (&["--require-tls"], "require-tls (flag --require-tls): given \"true\", expected tls-cert and tls-key with it"),
+        (&["--require-tls=maybe"], "require-tls (flag --require-tls): given \"maybe\", expected true or false"),
+        (&["--max-line", "12"], "max-line (flag --max-line): given \"12\", expected a whole number from 512 to 65536"),
+        (&["--max-connections", "0"], "max-connections (flag --max-connections): given \"0\", expected a whole number from 1 to 1000000"),
+        (&["--move-timeout", "30"], "move-timeout (flag --move-timeout): given \"30\", expected a duration with its unit, such as 500ms, 30s or 2m, above zero and up to 24h"),
+        (&["--move-timeout", ""], "move-timeout (flag --move-timeout): given \"\", expected a value"),
+        (&["--move-timeout", "a\nb"], "move-timeout (flag --move-timeout): given \"a\\nb\", expected a duration"),
+        (&["--drain-deadline", "20s"], "drain-deadline (flag --drain-deadline): given \"20s\", expected a duration longer than move-timeout"),
+        (&["--log-level", "loud"], "log-level (flag --log-level): given \"loud\", expected off, error, warn, info, debug or trace"),
+        (&["--config", "/none/file"], "config (flag --config): given \"/none/file\", expected a readable TOML file: "),
+        (&["--move-timout", "3s"], "command line: given \"--move-timout\", expected a flag; the nearest is --move-timeout"),
+        (&["--colour"], "command line: given \"--colour\", expected a flag that `imapmove --help` lists"),
+        (&["--listen"], "command line: given \"--listen\", expected a value after it"),
+        (&["--max-line", "600", "--max-line", "700"], "command line: given \"--max-line\", expected it once"),
+    ];
+    for (arguments, expected) in table {
+        let said = refusal(imapmove(&[&UPSTREAM, *arguments].concat()));
+        assert!(said.starts_with(expected), "{arguments:?}\n said: {said}\nnot: {expected}");
+    }
+}
+
+#[test]
+fn the_upstream_must_be_stated_and_its_protection_unless_it_is_on_this_machine() {
+    let form = "HOST:PORT, such as 127.0.0.1:10143 or mail.example.org:143";
+    assert_eq!(refusal(imapmove(&[])), format!("upstream: not given, expected {form}"));
+    let said = refusal(imapmove(&["--upstream", "mail"]));
+    assert_eq!(said, format!("upstream (flag --upstream): given \"mail\", expected {form}"));
+    let said = refusal(imapmove(&["--upstream", "192.0.2.1:143"]));
+    let why = "expected off, starttls or implicit, because the upstream is not on this machine";
+    assert_eq!(said, format!("upstream-tls: not given, {why}"));
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = taken.local_addr().expect("bound").to_string();
+    let said = refusal(imapmove(&["--upstream", "127.0.0.1:9", "--admin", "off", "--listen", &address]));
+    let expected =
+        format!("listen (flag --listen): given {address:?}, expected an address that can be bound: ");
+    assert!(said.starts_with(&expected), "{said}");
+}
+
+#[test]
+fn a_bad_file_gets_one_line_that_names_the_line() {
+    #[rustfmt::skip]
+    let table = [
+        ("upstream = \"127.0.0.1:9\"\n\nlissten = \"off\"\n", "config (file FILE, line 3): given \"lissten\", expected a setting; the nearest is listen"),
+        ("# nothing\nq = 1\n", "config (file FILE, line 2): given \"q\", expected a setting that `imapmove --help` lists"),
+        ("upstream = \"127.0.0.1:9\"\nmax-line = 1\n", "max-line (file FILE, line 2): given \"1\", expected a whole number from 512 to 65536"),
+        ("require-tls = \"perhaps\"\nupstream = \"127.0.0.1:9\"\n", "require-tls (file FILE, line 1): given \"perhaps\", expected true or false"),
+        ("listen = [\"127.0.0.1:1\"]\n", "listen (file FILE, line 1): given array, expected text, a number or true or false"),
+        ("upstream = \"127.0.0.1:9\"\nlisten = \n", "config (file FILE, line 2): expected TOML: "),
+        ("max-line = 600\nmax-line = 700\n", "config (file FILE, line 2): expected TOML: "),
+    ];
+    for (number, (content, expected)) in table.into_iter().enumerate() {
+        let file = Scratch::new(&format!("bad-{number}.toml"), content);
+        let said = refusal(imapmove(&["--config", file.path()]));
+        assert!(said.starts_with(&expected.replace("FILE", file.path())), "{said}\nnot: {expected}");
+    }
+}
+
+#[test]
+fn a_flag_goes_before_the_environment_before_the_file_before_the_default() {
+    // Where the unusable value is said to come from shows which one counts.
+    let file = Scratch::new("order.toml", "upstream = \"127.0.0.1:9\"\nmax-line = 1\n");
+    let from = |flag: Option<&str>, variable: Option<&str>| {
+        let mut command = imapmove(&["--config", file.path()]);
+        command.args(flag.map(|value| format!("--max-line={value}")));
+        command.envs(variable.map(|value| ("IMAPMOVE_MAX_LINE", value)));
+        refusal(command)
+    };
+    let expected = "expected a whole number from 512 to 65536";
+    assert_eq!(from(Some("3"), Some("2")), format!("max-line (flag --max-line): given \"3\", {expected}"));
+    let said = format!("max-line (environment IMAPMOVE_MAX_LINE): given \"2\", {expected}");
+    assert_eq!(from(None, Some("2")), said);
+    let said = format!("max-line (file {}, line 2): given \"1\", {expected}", file.path());
+    assert_eq!(from(None, None), said);
+    assert_eq!(from(None, Some("")), said, "an empty variable is none");
+}
+
+#[test]
+fn the_file_can_be_named_by_the_environment() {
+    let file = Scratch::new("named.toml", "max-line = 1\nupstream = \"127.0.0.1:9\"\n");
+    let mut command = imapmove(&[]);
+    command.env("IMAPMOVE_CONFIG", file.path());
+    assert!(refusal(command).starts_with("max-line (file "));
+}
+
+/// A running gateway.
+struct Gateway {
+    process: Child,
+    log: BufReader<std::process::ChildStderr>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Gateway {
+    fn start(upstream: SocketAddr) -> Gateway {
+        let upstream = upstream.to_string();
+        let arguments = ["--upstream", &upstream, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut process = imapmove(&arguments).spawn().expect("starts");
+        let mut log = BufReader::new(process.stderr.take().expect("piped"));
+        let listen = announced(&mut log, "listen");
+        let admin = announced(&mut log, "admin");
+        Gateway { process, log, listen, admin }
+    }
+
+    fn connect(&self) -> TcpStream {
+        connect(self.listen)
+    }
+
+    /// The status line and the body of an admin page.
+    fn page(&self, path: &str) -> (String, String) {
+        let mut stream = connect(self.admin);
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n").expect("writes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("reads");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.lines().next().expect("a status line").to_string(), body.to_string())
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} {}", self.process.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Reads the log until a line holds the words.
+    fn wait_for(&mut self, words: &str) {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert_ne!(self.log.read_line(&mut line).expect("reads"), 0, "the log ended before {words:?}");
+        }
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).expect("reads");
+        (self.process.wait().expect("ends"), rest)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn announced(log: &mut impl BufRead, setting: &str) -> SocketAddr {
+    let mut line = String::new();
+    log.read_line(&mut line).expect("reads");
+    assert!(line.contains(&format!("listening setting=\"{setting}\"")), "{line}");
+    line.trim_end().rsplit_once("address=").expect("an address").1.parse().expect("an address")
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+fn line(stream: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    let mut octet = [0];
+    while !line.ends_with(b"\r\n") && stream.read(&mut octet).expect("reads in time") == 1 {
+        line.push(octet[0]);
+    }
+    String::from_utf8(line).expect("text")
+}
+
+fn upstream() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+const GREETING: &[u8] = b"* OK [CAPABILITY IMAP4rev1 UIDPLUS] ready\r\n";
+
+#[test]
+fn the_admin_pages_say_alive_ready_and_how_much() {
+    let (upstream, address) = upstream();
+    let gateway = Gateway::start(address);
+    assert_eq!(gateway.page("/livez"), ("HTTP/1.1 200 OK".into(), "ok\n".into()));
+    assert_eq!(gateway.page("/readyz"), ("HTTP/1.1 200 OK".into(), "{\"ready\":true}\n".into()));
+    assert_eq!(gateway.page("/secrets").0, "HTTP/1.1 404 Not Found");
+
+    // Every series is there before anything has happened.
+    let metrics = gateway.page("/metrics").1;
+    for series in [
+        "imapmove_build_info{version=\"",
+        "imapmove_connections_total{listener=\"plain\"} 0",
+        "imapmove_connections_total{listener=\"tls\"} 0",
+        "imapmove_connections_active 0",
+        "imapmove_connections_rejected_total{reason=\"limit\"} 0",
+        "imapmove_moves_total{result=\"moved\",strategy=\"copy\"} 0",
+        "imapmove_moves_total{result=\"upstream_lost\",strategy=\"copy\"} 0",
+        "imapmove_move_messages_total 0",
+        "imapmove_move_duration_seconds_count 0",
+        "imapmove_moves_in_flight 0",
+        "imapmove_upstream_connects_total{result=\"ok\"} 0",
+        "imapmove_upstream_connects_total{result=\"failed\"} 0",
+        "imapmove_logins_total{result=\"refused\"} 0",
+        "imapmove_tls_handshakes_total{result=\"failed\",side=\"upstream\"} 0",
+        "imapmove_draining 0",
+        "process_open_fds ",
+    ] {
+        assert!(metrics.lines().any(|line| line.starts_with(series)), "no {series} in\n{metrics}");
+    }
+
+    let mut client = gateway.connect();
+    upstream.accept().expect("the gateway connects").0.write_all(GREETING).expect("writes");
+    line(&mut client);
+    let metrics = gateway.page("/metrics").1;
+    for series in [
+        "imapmove_connections_total{listener=\"plain\"} 1",
+        "imapmove_upstream_connects_total{result=\"ok\"} 1",
+    ] {
+        assert!(metrics.lines().any(|line| line == series), "no {series} in\n{metrics}");
+    }
+}
+
+#[test]
+fn a_signal_with_no_session_ends_at_once_and_clean() {
+    for name in ["TERM", "INT"] {
+        let gateway = Gateway::start(upstream().1);
+        gateway.signal(name);
+        let (status, log) = gateway.end();
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+}
+
+#[test]
+fn a_session_that_a_second_signal_cuts_makes_the_exit_code_1() {
+    let (upstream, address) = upstream();
+    let mut gateway = Gateway::start(address);
+    let mut client = gateway.connect();
+    let mut server = upstream.accept().expect("the gateway connects").0;
+    server.write_all(GREETING).expect("writes");
+    line(&mut client);
+    // Never answered: a drain waits for the end of a command.
+    client.write_all(b"a NOOP\r\n").expect("writes");
+    assert_eq!(line(&mut server), "a NOOP\r\n");
+    gateway.signal("TERM");
+    gateway.wait_for("draining");
+    assert_eq!(gateway.page("/livez").0, "HTTP/1.1 200 OK");
+    let (status, body) = gateway.page("/readyz");
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(body, "{\"ready\":false,\"reason\":\"draining\"}\n");
+    let begun = Instant::now();
+    while TcpStream::connect(gateway.listen).is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "a draining gateway accepts no one");
+    }
+    gateway.signal("TERM");
+    let (status, log) = gateway.end();
+    assert_eq!(status.code(), Some(1), "{log}");
+}
