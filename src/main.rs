@@ -1,6 +1,7 @@
 //! The life of the process, top to bottom.
 
 use imapmove::config::{self, Config, Problem};
+use imapmove::demo;
 use imapmove::proxy::Proxy;
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -10,13 +11,13 @@ use tokio::sync::mpsc;
 
 /// A bad setting.
 const UNUSABLE: u8 = 2;
-/// Sessions were cut at the end.
-const CUT: u8 = 1;
+/// Sessions were cut at the end, or the demo was not right.
+const NOT_CLEAN: u8 = 1;
 
 fn main() -> ExitCode {
     match live() {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => CUT.into(),
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => NOT_CLEAN.into(),
         Err(problem) => {
             eprintln!("imapmove: {problem}");
             UNUSABLE.into()
@@ -24,23 +25,35 @@ fn main() -> ExitCode {
     }
 }
 
-/// Settings, log, sockets, sessions, drain. Says how many sessions were cut.
-fn live() -> Result<usize, Problem> {
+/// Settings, log, sockets, sessions, drain. Says whether all went well.
+fn live() -> Result<bool, Problem> {
     let flags = match config::command().try_get_matches() {
         Err(asked) if !asked.use_stderr() => asked.exit(),
         flags => flags?,
     };
+    let runtime = Runtime::new().expect("the system has threads and an event queue");
+    if let Some(("demo", flags)) = flags.subcommand() {
+        return Ok(runtime.block_on(show(flags.get_flag("once"))));
+    }
     let config = Config::load(&flags)?;
     start_log(&config);
-    let runtime = Runtime::new().expect("the system has threads and an event queue");
-    let cut = runtime.block_on(async {
+    let clean = runtime.block_on(async {
         // Before an address is announced: whoever reads it may send a signal at once.
         let signals = signals();
-        Ok(Proxy::bind(config).await?.run(signals).await)
+        Ok(Proxy::bind(config).await?.run(signals).await == 0)
     });
     // A name that is still being looked up must not keep the process.
     runtime.shutdown_background();
-    cut
+    clean
+}
+
+/// The demo. Says whether it was right.
+async fn show(once: bool) -> bool {
+    let shown = demo::run(once, signals()).await;
+    shown.unwrap_or_else(|error| {
+        eprintln!("imapmove: the demo failed: {error}");
+        false
+    })
 }
 
 fn start_log(config: &Config) {

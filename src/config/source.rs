@@ -2,7 +2,7 @@
 
 use super::{Given, Problem, Setting, TABLE};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgMatches, Command, parser::ValueSource};
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
@@ -17,6 +17,15 @@ pub(super) fn command() -> Command {
         .after_help("Each setting can also stand in the file, by the same name without the dashes.")
         .arg(config.help("TOML file with any of these settings [env: IMAPMOVE_CONFIG]"))
         .args(TABLE.iter().map(flag))
+        .args_conflicts_with_subcommands(true)
+        .subcommand(demo())
+}
+
+fn demo() -> Command {
+    let once = Arg::new("once").long("once").action(ArgAction::SetTrue);
+    Command::new("demo")
+        .about("Shows one MOVE on a small server in memory, for which nothing needs to be installed")
+        .arg(once.help("End after that: 0 if the MOVE was right, 1 if not"))
 }
 
 fn flag(setting: &Setting) -> Arg {
