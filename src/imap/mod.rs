@@ -3,7 +3,14 @@
 //! It may import `std`, `bytes`, `nom` and `memchr`, and nothing else: no socket, no clock, no logging.
 //! Time, finished TLS handshakes and lost connections come in as events of [`Session`].
 
+mod capability;
+mod command;
+mod grammar;
+mod response;
+mod scan;
+mod sequence;
 mod session;
+mod translation;
 
 pub use session::Session;
 

@@ -1,0 +1,205 @@
+//! Every nom parser of the core, each under its ABNF (RFC 9051 section 9 unless it says otherwise).
+//!
+//! They see whole lines only: "complete", never streaming.
+
+use super::command::{Mailbox, Wire};
+use super::sequence::{End, SequenceSet};
+use nom::branch::alt;
+use nom::bytes::complete::{tag, tag_no_case, take, take_till, take_while, take_while1};
+use nom::character::complete::{char, digit1};
+use nom::combinator::{all_consuming, map, map_opt, map_res, opt, recognize, value, verify};
+use nom::multi::{fold_many0, many0, separated_list1};
+use nom::sequence::{delimited, preceded, separated_pair, terminated};
+use nom::{IResult, Parser};
+
+type Parsed<'a, T> = IResult<&'a [u8], T>;
+
+/// `ATOM-CHAR = <any CHAR except atom-specials>`
+pub fn is_atom_char(c: u8) -> bool {
+    c.is_ascii_graphic() && !b"(){%*\"\\]".contains(&c)
+}
+
+/// `ASTRING-CHAR = ATOM-CHAR / resp-specials`
+fn is_astring_char(c: u8) -> bool {
+    is_atom_char(c) || c == b']'
+}
+
+/// `tag = 1*<any ASTRING-CHAR except "+">`
+pub fn command_tag(i: &[u8]) -> Parsed<'_, &[u8]> {
+    take_while1(|c| is_astring_char(c) && c != b'+')(i)
+}
+
+/// `command = tag SP (command-any / ...)`: the tag and the verb, which ends at SP or at the end of the line.
+pub fn command_head(i: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (rest, (tag, verb)) =
+        separated_pair(command_tag, char(' '), take_while1(is_atom_char)).parse(i).ok()?;
+    matches!(rest.first(), None | Some(b' ')).then_some((tag, verb, rest))
+}
+
+/// `number = 1*DIGIT`, 32 bits.
+pub fn number(i: &[u8]) -> Parsed<'_, u32> {
+    map_opt(digit1, |digits| std::str::from_utf8(digits).ok()?.parse().ok()).parse(i)
+}
+
+/// `nz-number = digit-nz *DIGIT`
+pub fn nz_number(i: &[u8]) -> Parsed<'_, u32> {
+    verify(number, |n| *n > 0).parse(i)
+}
+
+/// `seq-number = nz-number / "*"`
+fn seq_number(i: &[u8]) -> Parsed<'_, End> {
+    alt((map(nz_number, End::Number), value(End::Last, char('*')))).parse(i)
+}
+
+/// `sequence-set = (seq-number / seq-range) ["," sequence-set] / seq-last-command` (RFC 5182: `$`)
+fn sequence_set(i: &[u8]) -> Parsed<'_, SequenceSet> {
+    let item = map((seq_number, opt(preceded(char(':'), seq_number))), |(a, b)| (a, b.unwrap_or(a)));
+    alt((value(SequenceSet::Saved, char('$')), map(separated_list1(char(','), item), SequenceSet::Ranges)))
+        .parse(i)
+}
+
+/// `quoted = DQUOTE *QUOTED-CHAR DQUOTE`, 8-bit octets too; the octets that it stands for.
+fn quoted(i: &[u8]) -> Parsed<'_, Vec<u8>> {
+    let octet = alt((
+        preceded(char('\\'), verify(take(1usize), |c: &[u8]| b"\"\\".contains(&c[0]))),
+        verify(take(1usize), |c: &[u8]| !b"\"\\\r\n\0".contains(&c[0])),
+    ));
+    let octets = fold_many0(octet, Vec::new, |mut all, c: &[u8]| {
+        all.extend_from_slice(c);
+        all
+    });
+    delimited(char('"'), octets, char('"')).parse(i)
+}
+
+/// `literal = "{" number ["+"] "}" CRLF *CHAR8`, here with its octets behind it.
+fn literal(i: &[u8]) -> Parsed<'_, Vec<u8>> {
+    let (i, n) = delimited(char('{'), number, (opt(char('+')), tag("}\r\n"))).parse(i)?;
+    map(
+        verify(take(n as usize), |octets: &[u8]| !octets.iter().any(|c| b"\r\n\0".contains(c))),
+        <[u8]>::to_vec,
+    )
+    .parse(i)
+}
+
+/// `mailbox = "INBOX" / astring`, with 8-bit octets let through as servers do.
+pub fn mailbox(i: &[u8]) -> Parsed<'_, Mailbox> {
+    let atom = take_while1(|c: u8| is_astring_char(c) || c >= 0x80);
+    alt((
+        map(atom, |raw: &[u8]| Mailbox { octets: raw.to_vec(), wire: Wire::AsSent(raw.to_vec()) }),
+        map_wire(quoted),
+        map(literal, Mailbox::from_literal),
+    ))
+    .parse(i)
+}
+
+fn map_wire<'a>(
+    parser: impl Fn(&'a [u8]) -> Parsed<'a, Vec<u8>>,
+) -> impl Parser<&'a [u8], Output = Mailbox, Error = nom::error::Error<&'a [u8]>> {
+    move |i: &'a [u8]| {
+        let (rest, octets) = parser(i)?;
+        let raw = i[..i.len() - rest.len()].to_vec();
+        Ok((rest, Mailbox { octets, wire: Wire::AsSent(raw) }))
+    }
+}
+
+/// `move = "MOVE" SP sequence-set SP mailbox` (RFC 6851), from behind the verb to the end of the command.
+pub fn move_arguments(i: &[u8]) -> Option<(SequenceSet, Mailbox)> {
+    let both = preceded(char(' '), separated_pair(sequence_set, char(' '), mailbox));
+    all_consuming(both).parse(i).ok().map(|(_, both)| both)
+}
+
+/// `select = "SELECT" SP mailbox [select-params]`, from behind the verb.
+pub fn select_mailbox(i: &[u8]) -> Option<Mailbox> {
+    preceded(char(' '), mailbox).parse(i).ok().map(|(_, mailbox)| mailbox)
+}
+
+/// `resp-text-code = atom [SP 1*<any TEXT-CHAR except "]">]`: its name and its argument.
+pub fn response_code(i: &[u8]) -> Parsed<'_, (&[u8], &[u8])> {
+    let name = take_while1(|c| c != b' ' && c != b']');
+    let argument = map(opt(preceded(char(' '), take_till(|c| c == b']'))), Option::unwrap_or_default);
+    delimited(char('['), (name, argument), char(']')).parse(i)
+}
+
+/// `uid-set = (uniqueid / uid-range) ["," uid-set]` (RFC 4315), in the order of the text.
+pub fn uid_set(i: &[u8]) -> Parsed<'_, Vec<(u32, u32)>> {
+    let item = map((nz_number, opt(preceded(char(':'), nz_number))), |(a, b)| {
+        let b = b.unwrap_or(a);
+        (a.min(b), a.max(b))
+    });
+    separated_list1(char(','), item).parse(i)
+}
+
+/// A [`uid_set`] with the octets it was written in.
+pub type WrittenUids<'a> = (&'a [u8], Vec<(u32, u32)>);
+
+/// `resp-code-copy = "COPYUID" SP nz-number SP uid-set SP uid-set` (RFC 4315), from behind the name.
+pub fn copyuid(i: &[u8]) -> Option<(u32, WrittenUids<'_>, WrittenUids<'_>)> {
+    let written = |i| {
+        let (rest, set): (&[u8], _) = uid_set(i)?;
+        let i: &[u8] = i;
+        Ok((rest, (&i[..i.len() - rest.len()], set)))
+    };
+    let all = (terminated(nz_number, char(' ')), terminated(written, char(' ')), written);
+    all_consuming(all).parse(i).ok().map(|(_, all)| all)
+}
+
+/// `"VANISHED" [SP "(EARLIER)"] SP known-uids` (RFC 7162), from behind the name: earlier, and the UIDs.
+pub fn vanished(i: &[u8]) -> Option<(bool, Vec<(u32, u32)>)> {
+    let earlier = map(opt(tag_no_case(" (EARLIER)")), |earlier| earlier.is_some());
+    all_consuming((earlier, preceded(char(' '), uid_set))).parse(i).ok().map(|(_, all)| all)
+}
+
+/// `"SEARCH" *(SP nz-number)`, from behind the name; what follows the numbers (`(MODSEQ n)`) is passed over.
+pub fn search_numbers(i: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    i.split(|c| *c == b' ')
+        .filter(|word| !word.is_empty())
+        .map_while(|word| all_consuming(nz_number).parse(word).ok().map(|(_, n)| n))
+}
+
+/// What a FETCH response says of a message, if it says nothing but UID, FLAGS and MODSEQ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchedState {
+    /// `UID n`.
+    pub uid: Option<u32>,
+    /// It says FLAGS or MODSEQ too.
+    pub more: bool,
+}
+
+/// `"(" msg-att-dynamic / msg-att-uid ... ")"`: UID, FLAGS and MODSEQ (RFC 7162), in any order and case.
+pub fn fetched_state(i: &[u8]) -> Option<FetchedState> {
+    let uid = map(preceded(tag_no_case("UID "), nz_number), Some);
+    let flags = (tag_no_case("FLAGS ("), take_while(|c| c != b'(' && c != b')'), char(')'));
+    let modseq = (tag_no_case("MODSEQ ("), digit1, char(')'));
+    let item = alt((uid, value(None, recognize(flags)), value(None, recognize(modseq))));
+    let items = delimited(char('('), separated_list1(char(' '), item), char(')'));
+    let (_, items) = all_consuming(items).parse(i).ok()?;
+    Some(FetchedState {
+        uid: items.iter().flatten().next().copied(),
+        more: items.iter().any(Option::is_none),
+    })
+}
+
+/// `myrights-response = "MYRIGHTS" SP mailbox SP rights` (RFC 4314): the rights, its last word.
+pub fn rights(line: &[u8]) -> &[u8] {
+    let word = line.trim_ascii_end().rsplit(|c| *c == b' ').next().unwrap_or_default();
+    word.strip_prefix(b"\"").and_then(|w| w.strip_suffix(b"\"")).unwrap_or(word)
+}
+
+/// `message-data = nz-number SP ("EXPUNGE" / ("FETCH" SP msg-att))` and the like: number, word, rest.
+pub fn numbered(i: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (rest, (n, word)) = separated_pair(number, char(' '), take_while1(is_atom_char)).parse(i).ok()?;
+    Some((n, word, rest))
+}
+
+/// Whether the line ends inside a quoted string: then `{n+}` at its end may be text to one reader and a
+/// literal to another.
+pub fn ends_in_quoted(i: &[u8]) -> bool {
+    let outside = recognize(take_while1(|c| c != b'"'));
+    let anything: Parsed<'_, Vec<&[u8]>> = many0(alt((outside, recognize(quoted_any)))).parse(i);
+    anything.is_ok_and(|(rest, _)| !rest.is_empty())
+}
+
+fn quoted_any(i: &[u8]) -> Parsed<'_, ()> {
+    let octet = alt((recognize((char('\\'), take(1usize))), take_while1(|c| c != b'"' && c != b'\\')));
+    map_res((char('"'), many0(octet), char('"')), |_| Ok::<_, ()>(())).parse(i)
+}

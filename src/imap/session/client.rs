@@ -1,0 +1,479 @@
+//! What the client sends: commands cut out, checked and passed on; MOVE kept (WIRE-1, WIRE-3 to WIRE-7).
+
+use super::{Kind, PIPELINED, Pending, Phase, Session, UNDERSTOOD};
+use crate::imap::capability;
+use crate::imap::command::{Form, MoveCommand, Tag};
+use crate::imap::grammar;
+use crate::imap::scan::{Announced, Piece, announced, without_line_end};
+use crate::imap::translation::Selected;
+use crate::imap::{Side, Tls};
+
+/// Where the client's stream stands.
+#[derive(Debug)]
+pub enum Mode {
+    /// A command comes next.
+    Command,
+    /// A command whose beginning went upstream: the rest of it passes.
+    Passing { tag: Tag, tee: Option<Vec<u8>> },
+    /// The same, at a `{n}`: octets follow only after `+` (WIRE-3).
+    Announced { tag: Tag, tee: Option<Vec<u8>>, octets: u64 },
+    /// IDLE: lines pass from `+` on (WIRE-7).
+    Idle { tag: Tag, ready: bool },
+    /// AUTHENTICATE: each `+` lets one line through.
+    Authenticate { tag: Tag, credit: u32 },
+    /// A refused command: the rest of it is read and dropped, then comes the answer.
+    Discarding { reply: Vec<u8> },
+    /// A MOVE that goes on behind a literal.
+    Gathering { tag: Tag, form: Form, arguments: Vec<u8> },
+}
+
+impl Mode {
+    pub fn passes_octets(&self) -> bool {
+        matches!(self, Mode::Passing { tee: None, .. })
+    }
+
+    /// Whether this command of the client's waits for the client (WIRE-11).
+    pub fn is_open(&self, of: &Tag) -> bool {
+        match self {
+            Mode::Passing { tag, .. } | Mode::Announced { tag, .. } => tag == of,
+            Mode::Idle { tag, .. } | Mode::Authenticate { tag, .. } => tag == of,
+            _ => false,
+        }
+    }
+
+    /// Whether a drain may end the session here: between commands, or in one that only waits for events.
+    pub fn may_end(&self) -> bool {
+        matches!(
+            self,
+            Mode::Command | Mode::Idle { .. } | Mode::Authenticate { .. } | Mode::Discarding { .. }
+        )
+    }
+}
+
+/// What to do with the line that begins a command.
+enum Order {
+    Pass(Kind),
+    Refuse(String),
+    Move(Form, usize),
+    StartTls,
+    /// Not before earlier commands are answered.
+    Wait,
+}
+
+/// Whether the loop over the client's octets goes on.
+#[derive(PartialEq)]
+enum Flow {
+    On,
+    Hold,
+}
+
+impl Session {
+    pub(super) fn consume_client(&mut self, input: &[u8]) -> usize {
+        let mut used = 0;
+        self.held = false;
+        while !self.finished && self.upgrade.is_none() {
+            if self.must_hold() {
+                self.held = true;
+                break;
+            }
+            let rest = &input[used..];
+            let Some(piece) = self.scanner[Side::Client as usize].next(rest, |_| UNDERSTOOD) else { break };
+            let length = piece.len();
+            if self.client_piece(piece) == Flow::Hold {
+                self.held = true;
+                break;
+            }
+            used += length;
+        }
+        if self.upgrade == Some(Side::Client) && used < input.len() {
+            self.end_in_clear(Side::Client);
+        }
+        if self.finished { input.len() } else { used }
+    }
+
+    /// Whether the next octets must wait for the upstream.
+    fn must_hold(&self) -> bool {
+        match &self.mode {
+            Mode::Command => {
+                let alone = |p: &Pending| matches!(p.kind, Kind::Login { .. } | Kind::Logout);
+                let busy = self.work.is_some() || self.phase != Phase::Running || self.draining;
+                busy || self.pending.len() >= PIPELINED || self.pending.iter().any(alone)
+            }
+            Mode::Idle { ready, .. } => !ready,
+            Mode::Authenticate { credit, .. } => *credit == 0,
+            Mode::Announced { .. } => true,
+            Mode::Passing { .. } | Mode::Discarding { .. } | Mode::Gathering { .. } => false,
+        }
+    }
+
+    fn client_piece(&mut self, piece: Piece<'_>) -> Flow {
+        match piece {
+            Piece::Octets(octets) => self.client_octets(octets),
+            Piece::Line(line) if matches!(self.mode, Mode::Command) => {
+                return self.command_line(line, announced(line), true);
+            }
+            Piece::Head(head) if matches!(self.mode, Mode::Command) => {
+                return self.command_line(head, None, false);
+            }
+            Piece::Line(line) => self.further_line(line, announced(line), true),
+            Piece::Rest(line) => {
+                let end = self.scanner[Side::Client as usize].take_line_end();
+                self.further_line(line, announced(&end), true);
+            }
+            Piece::Head(part) | Piece::More(part) => self.further_line(part, None, false),
+        }
+        Flow::On
+    }
+
+    fn client_octets(&mut self, octets: &[u8]) {
+        match &mut self.mode {
+            Mode::Passing { tee, .. } => {
+                extend_within_limit(tee, octets);
+                self.emit(Side::Upstream, octets);
+            }
+            Mode::Gathering { arguments, .. } => arguments.extend_from_slice(octets),
+            _ => {}
+        }
+    }
+
+    /// A line, or the first octets of a very long one, where a command must begin.
+    fn command_line(&mut self, line: &[u8], literal: Option<Announced>, whole: bool) -> Flow {
+        if self.asks_before_first_command() {
+            return Flow::Hold;
+        }
+        let text = if whole { without_line_end(line) } else { line };
+        let order = match self.check_line(text, literal) {
+            Err(why) => Order::Refuse(why),
+            Ok(()) => self.order(text, whole),
+        };
+        let tag = || Tag(grammar::command_head(text).map_or(&b""[..], |(tag, _, _)| tag).into());
+        match order {
+            // The scanner gives the same line again when the client goes on.
+            Order::Wait => return Flow::Hold,
+            Order::Refuse(why) => self.refuse(text, &why, literal, whole),
+            Order::Pass(kind) => self.pass_command(tag(), kind, text, literal, whole),
+            Order::Move(form, at) => return self.begin_move(tag(), form, &text[at..], literal),
+            Order::StartTls => self.start_client_tls(&tag()),
+        }
+        Flow::On
+    }
+
+    /// WIRE-1 and WIRE-5: what may not go upstream whatever the command.
+    fn check_line(&self, text: &[u8], literal: Option<Announced>) -> Result<(), String> {
+        if !is_clean(text) {
+            return Err("BAD A command line must not hold NUL or a bare CR".into());
+        }
+        let Some((tag, _, _)) = grammar::command_head(text) else {
+            return Err("BAD Expected a tag, a space and a command".into());
+        };
+        if self.pending.iter().any(|p| *p.tag.0 == *tag) {
+            return Err("BAD A command with this tag is in progress".into());
+        }
+        match literal {
+            Some(Announced { octets: None, .. }) => Err("BAD No literal can be that long".into()),
+            Some(literal) if !self.literal_allowed(text, &literal) => {
+                Err("BAD The mail server takes no such non-synchronising literal".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `{n+}` needs an upstream that allows it, and must read as a literal to everybody.
+    fn literal_allowed(&self, text: &[u8], literal: &Announced) -> bool {
+        let allowed = literal.octets.is_some_and(|n| self.capabilities.allows_non_synchronising(n));
+        literal.synchronising || (allowed && literal.is_token && !grammar::ends_in_quoted(text))
+    }
+
+    fn order(&self, text: &[u8], whole: bool) -> Order {
+        let Some((_, verb, rest)) = grammar::command_head(text) else { return Order::Wait };
+        let at = text.len() - rest.len();
+        let verb = verb.to_ascii_uppercase();
+        let understood = |order: Order| {
+            if whole { order } else { Order::Refuse("BAD The command line is too long".into()) }
+        };
+        match &verb[..] {
+            b"MOVE" if !self.capabilities.native_move => understood(Order::Move(Form::Sequence, at)),
+            b"UID" if !self.capabilities.native_move && is_move(rest) => {
+                let word = rest.len() - rest.trim_ascii_start().len();
+                understood(Order::Move(Form::Uid, at + word + b"MOVE".len()))
+            }
+            b"STARTTLS" => understood(self.order_starttls(rest)),
+            b"LOGIN" => understood(self.order_login()),
+            b"AUTHENTICATE" => understood(self.order_authenticate(rest)),
+            b"SELECT" => Order::Pass(self.kind_select(rest, false)),
+            b"EXAMINE" => Order::Pass(self.kind_select(rest, true)),
+            b"CLOSE" | b"UNSELECT" => Order::Pass(Kind::Close),
+            b"IDLE" => understood(Order::Pass(Kind::Idle)),
+            b"LOGOUT" => Order::Pass(Kind::Logout),
+            b"COMPRESS" | b"UNAUTHENTICATE" | b"RLIST" | b"RLSUB" => {
+                Order::Refuse("NO [CANNOT] imapmove does not let this command through".into())
+            }
+            _ => Order::Pass(Kind::Other),
+        }
+    }
+
+    fn order_starttls(&self, rest: &[u8]) -> Order {
+        let offered =
+            self.settings.client_tls == Tls::StartTls && !self.client_secured && !self.authenticated;
+        match () {
+            () if !self.pending.is_empty() => Order::Wait,
+            () if !offered => Order::Refuse("BAD TLS cannot be started here".into()),
+            () if !rest.is_empty() => Order::Refuse("BAD STARTTLS takes no arguments".into()),
+            () => Order::StartTls,
+        }
+    }
+
+    fn order_login(&self) -> Order {
+        match () {
+            () if self.login_needs_tls() => Order::Refuse("NO [PRIVACYREQUIRED] Start TLS first".into()),
+            () if !self.pending.is_empty() => Order::Wait,
+            () => Order::Pass(Kind::Login { list_seen: false }),
+        }
+    }
+
+    fn order_authenticate(&self, rest: &[u8]) -> Order {
+        let mechanism = rest.get(1..).unwrap_or_default();
+        let mechanism = mechanism.split(|c| *c == b' ').next().unwrap_or_default();
+        let named = !mechanism.is_empty() && mechanism.iter().all(|c| grammar::is_atom_char(*c));
+        match () {
+            () if !named => Order::Refuse("BAD Expected the name of a SASL mechanism".into()),
+            () if !capability::mechanism_passes(mechanism, self.leg().terminates_tls) => {
+                Order::Refuse("NO [CANNOT] This SASL mechanism does not work through imapmove".into())
+            }
+            () => self.order_login(),
+        }
+    }
+
+    fn kind_select(&self, rest: &[u8], read_only: bool) -> Kind {
+        let mailbox = grammar::select_mailbox(rest);
+        Kind::Select(Box::new(Selected { mailbox, read_only, ..Selected::default() }))
+    }
+
+    /// `tag BAD` if the tag is legal, else `* BAD`; behind the rest of the command, which is dropped.
+    fn refuse(&mut self, text: &[u8], why: &str, literal: Option<Announced>, whole: bool) {
+        let mut reply = legal_tag(text).unwrap_or(b"*").to_vec();
+        reply.extend_from_slice(format!(" {why}\r\n").as_bytes());
+        if why.starts_with("BAD") {
+            self.blame(Side::Client, "a command line that cannot be passed on");
+        }
+        self.mode = Mode::Discarding { reply };
+        if whole {
+            self.discarded_line(literal);
+        }
+    }
+
+    fn discarded_line(&mut self, literal: Option<Announced>) {
+        match literal {
+            Some(Announced { synchronising: false, octets: Some(octets), .. }) => {
+                self.scanner[Side::Client as usize].expect(octets);
+            }
+            Some(Announced { synchronising: false, octets: None, .. }) => {
+                self.end_with("", "No literal can be that long, so the end of the command cannot be found");
+            }
+            _ => {
+                if let Mode::Discarding { reply } = std::mem::replace(&mut self.mode, Mode::Command) {
+                    self.say(&reply);
+                }
+            }
+        }
+    }
+
+    fn pass_command(&mut self, tag: Tag, kind: Kind, text: &[u8], literal: Option<Announced>, whole: bool) {
+        let mut tee = matches!(&kind, Kind::Select(s) if s.mailbox.is_none()).then(|| text.to_vec());
+        extend_within_limit(&mut tee, b"\r\n");
+        self.mode = match kind {
+            Kind::Idle => Mode::Idle { tag: tag.clone(), ready: false },
+            Kind::Login { .. } if is_authenticate(text) => Mode::Authenticate { tag: tag.clone(), credit: 0 },
+            _ if whole && literal.is_none() => Mode::Command,
+            _ => Mode::Passing { tag: tag.clone(), tee },
+        };
+        if matches!(kind, Kind::Select(_)) && !self.pending.iter().any(|p| matches!(p.kind, Kind::Select(_)))
+        {
+            self.opening = Selected::default();
+            self.opening_exists = 0;
+        }
+        self.pending.push(Pending { tag, kind });
+        self.emit(Side::Upstream, text);
+        if whole {
+            self.emit(Side::Upstream, b"\r\n");
+            self.await_literal(literal);
+        }
+    }
+
+    /// The line that was passed on may announce a literal.
+    fn await_literal(&mut self, literal: Option<Announced>) {
+        let Some(Announced { octets: Some(octets), synchronising, .. }) = literal else { return };
+        match std::mem::replace(&mut self.mode, Mode::Command) {
+            Mode::Passing { tag, tee } if synchronising => self.mode = Mode::Announced { tag, tee, octets },
+            mode => {
+                self.mode = mode;
+                self.scanner[Side::Client as usize].expect(octets);
+            }
+        }
+    }
+
+    /// A line, or a part of a long one, that does not begin a command.
+    fn further_line(&mut self, line: &[u8], literal: Option<Announced>, end: bool) {
+        match &self.mode {
+            Mode::Passing { .. } => self.passing_line(line, literal, end),
+            Mode::Idle { .. } | Mode::Authenticate { .. } => self.exchanged_line(line, end),
+            Mode::Gathering { .. } => self.gathered_line(line, literal, end),
+            _ if end => self.discarded_line(literal),
+            _ => {}
+        }
+    }
+
+    fn passing_line(&mut self, line: &[u8], literal: Option<Announced>, end: bool) {
+        let text = if end { without_line_end(line) } else { line };
+        if let Some(at) = text.iter().position(|c| b"\r\0".contains(c)) {
+            self.emit(Side::Upstream, &text[..at]);
+            return self.end_client_error("A command line must not hold NUL or a bare CR");
+        }
+        let bad = literal.filter(|l| l.octets.is_none() || !self.literal_allowed(text, l));
+        if bad.is_some() {
+            return self.end_client_error("The mail server takes no such literal");
+        }
+        self.emit(Side::Upstream, text);
+        if let Mode::Passing { tee, .. } = &mut self.mode {
+            extend_within_limit(tee, text);
+        }
+        if !end {
+            return;
+        }
+        self.emit(Side::Upstream, b"\r\n");
+        if literal.is_some() {
+            if let Mode::Passing { tee, .. } = &mut self.mode {
+                extend_within_limit(tee, b"\r\n");
+            }
+            return self.await_literal(literal);
+        }
+        if let Mode::Passing { tag, tee: Some(text) } = std::mem::replace(&mut self.mode, Mode::Command) {
+            self.learn_mailbox(&tag, &text);
+        }
+    }
+
+    /// SELECT named its mailbox by a literal, and now all of it is there.
+    fn learn_mailbox(&mut self, tag: &Tag, text: &[u8]) {
+        let mailbox = grammar::command_head(text).and_then(|(_, _, rest)| grammar::select_mailbox(rest));
+        let of = self.pending.iter_mut().find(|p| p.tag == *tag);
+        if let Some(Pending { kind: Kind::Select(opening), .. }) = of {
+            opening.mailbox = mailbox;
+        }
+    }
+
+    /// A line of an AUTHENTICATE exchange or within IDLE.
+    fn exchanged_line(&mut self, line: &[u8], end: bool) {
+        let text = without_line_end(line);
+        if !end || !is_clean(text) {
+            return self.end_client_error("This line is too long, or holds NUL or a bare CR");
+        }
+        self.emit(Side::Upstream, text);
+        self.emit(Side::Upstream, b"\r\n");
+        match &mut self.mode {
+            Mode::Authenticate { credit, .. } => *credit -= 1,
+            _ if text.trim_ascii_end().eq_ignore_ascii_case(b"DONE") => self.mode = Mode::Command,
+            _ => {}
+        }
+    }
+
+    /// Of this command something went upstream already: there is no way to refuse it alone.
+    fn end_client_error(&mut self, why: &str) {
+        self.blame(Side::Client, "a command that cannot be passed on to its end");
+        self.end_with("", why);
+    }
+
+    fn gathered_line(&mut self, line: &[u8], literal: Option<Announced>, end: bool) {
+        let Mode::Gathering { tag, form, mut arguments } = std::mem::replace(&mut self.mode, Mode::Command)
+        else {
+            return;
+        };
+        let text = without_line_end(line);
+        arguments.extend_from_slice(text);
+        let fits = end && is_clean(text) && arguments.len() <= UNDERSTOOD;
+        if !fits || literal.is_some_and(|l| !self.literal_allowed(text, &l)) {
+            return self.refuse(&tag.0, "BAD The command is too long or malformed", literal, end);
+        }
+        self.gather(tag, form, arguments, literal);
+    }
+
+    /// A MOVE waits until every earlier command has its reply, and is read whole (MOVE-1, MOVE-3).
+    fn begin_move(&mut self, tag: Tag, form: Form, arguments: &[u8], literal: Option<Announced>) -> Flow {
+        if !self.pending.is_empty() {
+            return Flow::Hold;
+        }
+        self.gather(tag, form, arguments.to_vec(), literal);
+        Flow::On
+    }
+
+    fn gather(&mut self, tag: Tag, form: Form, mut arguments: Vec<u8>, literal: Option<Announced>) {
+        let Some(announced) = literal else {
+            let request = MoveCommand::parse(form, &arguments);
+            return self.start_move(tag, request);
+        };
+        let octets = announced.octets.unwrap_or(u64::MAX);
+        if octets > (UNDERSTOOD - arguments.len().min(UNDERSTOOD)) as u64 {
+            return self.refuse(&tag.0, "BAD The mailbox name is too long", literal, true);
+        }
+        if announced.synchronising {
+            self.say(b"+ Ready for the mailbox name\r\n");
+        }
+        arguments.extend_from_slice(b"\r\n");
+        self.scanner[Side::Client as usize].expect(octets);
+        self.mode = Mode::Gathering { tag, form, arguments };
+    }
+
+    fn start_client_tls(&mut self, tag: &Tag) {
+        self.say(&[&tag.0[..], b" OK Begin TLS negotiation now\r\n"].concat());
+        self.upgrade = Some(Side::Client);
+    }
+
+    /// `+` came from the upstream: whom it lets go on.
+    pub(super) fn client_may_go_on(&mut self) {
+        match std::mem::replace(&mut self.mode, Mode::Command) {
+            Mode::Announced { tag, tee, octets } => {
+                self.scanner[Side::Client as usize].expect(octets);
+                self.mode = Mode::Passing { tag, tee };
+            }
+            Mode::Idle { tag, .. } => self.mode = Mode::Idle { tag, ready: true },
+            Mode::Authenticate { tag, credit } => {
+                self.mode = Mode::Authenticate { tag, credit: credit.saturating_add(1) };
+            }
+            mode => self.mode = mode,
+        }
+    }
+
+    /// The upstream answered this tag: what was held for its continuation is a command now.
+    pub(super) fn client_is_answered(&mut self, tag: &Tag) {
+        let waits =
+            matches!(self.mode, Mode::Announced { .. } | Mode::Idle { .. } | Mode::Authenticate { .. });
+        if waits && self.mode.is_open(tag) {
+            self.mode = Mode::Command;
+        }
+    }
+}
+
+/// What is kept of a SELECT whose mailbox comes as a literal; nothing, if that is too long to be understood.
+fn extend_within_limit(tee: &mut Option<Vec<u8>>, octets: &[u8]) {
+    tee.take_if(|kept| kept.len() + octets.len() > UNDERSTOOD);
+    if let Some(kept) = tee {
+        kept.extend_from_slice(octets);
+    }
+}
+
+fn is_clean(text: &[u8]) -> bool {
+    memchr::memchr2(b'\r', 0, text).is_none()
+}
+
+fn is_move(rest: &[u8]) -> bool {
+    let word = rest.trim_ascii_start().split(|c| *c == b' ').next();
+    word.is_some_and(|word| word.eq_ignore_ascii_case(b"MOVE"))
+}
+
+fn is_authenticate(text: &[u8]) -> bool {
+    grammar::command_head(text).is_some_and(|(_, verb, _)| verb.eq_ignore_ascii_case(b"AUTHENTICATE"))
+}
+
+fn legal_tag(text: &[u8]) -> Option<&[u8]> {
+    let (rest, tag) = grammar::command_tag(text).ok()?;
+    matches!(rest.first(), None | Some(b' ')).then_some(tag)
+}

@@ -1,0 +1,129 @@
+//! Commands of the gateway's own that are on their way: their tags, their continuations, their replies.
+
+use crate::imap::command::{Flight, Purpose, Tag};
+use std::collections::VecDeque;
+
+/// Hands out the gateway's tags. A client's tag is never one of them: the prefix gives way to the one client
+/// command in progress, and no other is in progress while the gateway speaks (WIRE-6).
+#[derive(Debug, Default)]
+pub struct OwnTags {
+    last: u64,
+}
+
+impl OwnTags {
+    fn next(&mut self, avoid: Option<&Tag>) -> OwnTag {
+        self.last += 1;
+        let taken = avoid.is_some_and(|tag| tag.0.to_ascii_lowercase().starts_with(b"mv"));
+        let prefix = if taken { "mw" } else { "mv" };
+        OwnTag(format!("{prefix}{}", self.last))
+    }
+}
+
+impl OwnTags {
+    /// A whole LOGOUT command, for the end of a session whose client is gone.
+    pub fn logout(&mut self) -> String {
+        format!("{} LOGOUT\r\n", self.next(None).0)
+    }
+}
+
+/// A tag of the gateway's own. There is no way from a [`Tag`] to it.
+#[derive(Debug, PartialEq, Eq)]
+struct OwnTag(String);
+
+#[derive(Debug)]
+struct Sent {
+    tag: OwnTag,
+    purpose: Purpose,
+    answered: bool,
+}
+
+/// Octets of one command, up to the next continuation or to its end.
+#[derive(Debug)]
+struct Part {
+    command: usize,
+    octets: Vec<u8>,
+    waits: bool,
+}
+
+/// A flight that is not answered as a whole.
+#[derive(Debug)]
+pub struct InFlight {
+    sent: Vec<Sent>,
+    unwritten: VecDeque<Part>,
+    /// The command whose next part waits for `+`.
+    waiting: Option<usize>,
+    unanswered: usize,
+    oldest_unanswered: usize,
+}
+
+impl InFlight {
+    /// Gives each command its tag and writes as far as no continuation is awaited.
+    pub fn launch(flight: Flight, tags: &mut OwnTags, avoid: Option<&Tag>, out: &mut Vec<u8>) -> InFlight {
+        let mut launched = InFlight {
+            unanswered: flight.len(),
+            sent: Vec::new(),
+            unwritten: VecDeque::new(),
+            waiting: None,
+            oldest_unanswered: 0,
+        };
+        for (command, own) in flight.into_iter().enumerate() {
+            let tag = tags.next(avoid);
+            let mut octets = format!("{} ", tag.0).into_bytes();
+            let parts = own.parts.len();
+            for (at, part) in own.parts.into_iter().enumerate() {
+                octets.extend(part);
+                octets.extend_from_slice(b"\r\n");
+                let waits = at + 1 < parts;
+                launched.unwritten.push_back(Part { command, octets: std::mem::take(&mut octets), waits });
+            }
+            launched.sent.push(Sent { tag, purpose: own.purpose, answered: false });
+        }
+        launched.write(out);
+        launched
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>) {
+        while self.waiting.is_none() {
+            let Some(part) = self.unwritten.pop_front() else { return };
+            out.extend(part.octets);
+            self.waiting = part.waits.then_some(part.command);
+        }
+    }
+
+    /// `+` came. False if no part waited for it.
+    pub fn continued(&mut self, out: &mut Vec<u8>) -> bool {
+        let awaited = self.waiting.take().is_some();
+        self.write(out);
+        awaited
+    }
+
+    /// A tagged reply came: the purpose of the command, if it is one of these.
+    pub fn answered(&mut self, tag: &[u8], out: &mut Vec<u8>) -> Option<Purpose> {
+        let from = self.oldest_unanswered;
+        let written = self.unwritten.front().map_or(self.sent.len(), |part| part.command + 1);
+        let at =
+            from + self.sent[from..written].iter().position(|s| !s.answered && s.tag.0.as_bytes() == tag)?;
+        self.sent[at].answered = true;
+        self.unanswered -= 1;
+        while self.sent.get(self.oldest_unanswered).is_some_and(|s| s.answered) {
+            self.oldest_unanswered += 1;
+        }
+        if self.waiting == Some(at) {
+            // Refused instead of continued: the rest of that command is never written.
+            self.unwritten.retain(|part| part.command != at);
+            self.waiting = None;
+            self.write(out);
+        }
+        Some(self.sent[at].purpose)
+    }
+
+    /// Whether every command is answered.
+    pub fn has_landed(&self) -> bool {
+        self.unanswered == 0
+    }
+
+    /// Whether a command of this purpose is in it.
+    pub fn asks(&self, purpose: Purpose) -> bool {
+        self.sent.iter().any(|sent| sent.purpose == purpose)
+    }
+}

@@ -1,0 +1,455 @@
+//! One client and one server: whose turn it is, what is in flight, what is held.
+
+mod client;
+mod flight;
+mod own;
+mod upstream;
+
+use super::capability::{Capabilities, Leg};
+use super::command::Tag;
+use super::scan::Scanner;
+use super::translation::Selected;
+use super::{Notice, Settings, Side, Tls};
+use bytes::{Buf, BytesMut};
+use client::Mode;
+use flight::{InFlight, OwnTags};
+use own::Work;
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+use upstream::Course;
+
+/// What of a command or a response is understood, in octets: a longer one passes, or is refused (WIRE-4).
+pub const UNDERSTOOD: usize = 64 * 1024;
+/// The longest answer to a command of the gateway's own that is understood, in octets: a COPYUID (WIRE-4).
+pub const OWN_ANSWER: usize = 2 * 1024 * 1024;
+/// Unwritten octets for one leg at which the other is not read any more.
+pub const HIGH_WATER: usize = 64 * 1024;
+/// Octets of a held client that are read ahead, so that its end of file is seen.
+pub const HELD: usize = 16 * 1024;
+/// Client commands in progress at the upstream; further ones wait.
+pub const PIPELINED: usize = 128;
+/// Targets remembered as unprovable (MOVE-6); when there are more, every target is refused.
+pub const UNPROVABLE_TARGETS: usize = 64;
+/// How often a long MOVE tells the client that it goes on (MOVE-15).
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a client may take nothing during a MOVE before it counts as gone (FAULT-2).
+pub const CLIENT_STALL: Duration = Duration::from_secs(30);
+
+/// A command of the client's that the upstream has not answered.
+#[derive(Debug)]
+struct Pending {
+    tag: Tag,
+    kind: Kind,
+}
+
+/// What the reply to a client's command changes.
+#[derive(Debug)]
+enum Kind {
+    /// LOGIN or AUTHENTICATE.
+    Login {
+        list_seen: bool,
+    },
+    /// SELECT or EXAMINE.
+    Select(Box<Selected>),
+    /// CLOSE or UNSELECT.
+    Close,
+    Idle,
+    Logout,
+    Other,
+}
+
+/// How far the session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The upstream has not greeted.
+    Greeting,
+    /// The gateway demands STARTTLS of the upstream; the client has not been greeted.
+    Preamble,
+    Running,
+}
+
+/// One client and one server: whose turn it is, what is in flight, what is held.
+///
+/// The shell that owns the sockets feeds it and drains it:
+///
+/// 1. [`tick`](Session::tick) with the time since the session began, before every batch of events, and again
+///    when [`deadline`](Session::deadline) is reached;
+/// 2. read from a leg only while [`wants`](Session::wants) says so, and hand the octets to
+///    [`receive`](Session::receive); while [`opaque`](Session::opaque) is not 0 and nothing waits in the other leg's
+///    [`output`](Session::output), that many octets may instead be moved across unread and reported with
+///    [`relayed`](Session::relayed);
+/// 3. write what [`output`](Session::output) holds and drain what was written;
+/// 4. when [`upgrade`](Session::upgrade) names a leg and its output is written and flushed, do the TLS handshake there
+///    and call [`secured`](Session::secured);
+/// 5. report an end of file with [`closed`](Session::closed), anything worse with [`lost`](Session::lost);
+/// 6. when [`is_finished`](Session::is_finished): write what is left, then close both legs.
+#[derive(Debug)]
+pub struct Session {
+    settings: Settings,
+    now: Duration,
+    phase: Phase,
+    finished: bool,
+    draining: bool,
+    upgrade: Option<Side>,
+    out: [BytesMut; 2],
+    inbox: [BytesMut; 2],
+    scanner: [Scanner; 2],
+    notices: VecDeque<Notice>,
+
+    mode: Mode,
+    /// The client's next octets wait for the upstream, not for the client.
+    held: bool,
+    client_secured: bool,
+    client_closed: bool,
+    client_lost: bool,
+    /// What the gateway says of its own, until the upstream's response in progress is over.
+    unsaid: Vec<u8>,
+    /// Octets that the gateway said of its own since the client last had taken everything.
+    said: usize,
+    /// Octets written for the client in all, and the last time some were taken (FAULT-2).
+    emitted: u64,
+    taken: u64,
+    taken_at: Duration,
+
+    course: Course,
+    bye_seen: bool,
+    pending: Vec<Pending>,
+    capabilities: Capabilities,
+    list_known: bool,
+    /// The list that came inside upstream TLS, for the client's greeting.
+    list_in_tls: Option<Vec<u8>>,
+    authenticated: bool,
+    exists: u32,
+    selected: Option<Selected>,
+    /// What the responses to a SELECT in progress have said so far.
+    opening: Selected,
+    opening_exists: u32,
+    framing_lost: bool,
+    unprovable_targets: HashSet<Vec<u8>>,
+
+    tags: OwnTags,
+    flight: Option<InFlight>,
+    work: Option<Work>,
+    /// When the upstream last said something that a wait of the gateway's own depends on.
+    progress_at: Duration,
+}
+
+impl Session {
+    /// A session whose upstream has not greeted yet.
+    pub fn new(settings: Settings) -> Session {
+        Session {
+            client_secured: settings.client_tls == Tls::Implicit,
+            settings,
+            now: Duration::ZERO,
+            phase: Phase::Greeting,
+            finished: false,
+            draining: false,
+            upgrade: None,
+            out: Default::default(),
+            inbox: Default::default(),
+            scanner: Default::default(),
+            notices: VecDeque::new(),
+            mode: Mode::Command,
+            held: true,
+            client_closed: false,
+            client_lost: false,
+            unsaid: Vec::new(),
+            said: 0,
+            emitted: 0,
+            taken: 0,
+            taken_at: Duration::ZERO,
+            course: Course::Start,
+            bye_seen: false,
+            pending: Vec::new(),
+            capabilities: Capabilities::default(),
+            list_known: false,
+            list_in_tls: None,
+            authenticated: false,
+            exists: 0,
+            selected: None,
+            opening: Selected::default(),
+            opening_exists: 0,
+            framing_lost: false,
+            unprovable_targets: HashSet::new(),
+            tags: OwnTags::default(),
+            flight: None,
+            work: None,
+            progress_at: Duration::ZERO,
+        }
+    }
+
+    /// Takes octets that were read from a leg and advances as far as it can.
+    pub fn receive(&mut self, from: Side, bytes: &[u8]) {
+        if self.finished {
+            return;
+        }
+        if self.upgrade == Some(from) {
+            return self.end_in_clear(from);
+        }
+        if self.inbox[from as usize].is_empty() {
+            let used = self.consume(from, bytes);
+            self.inbox[from as usize].extend_from_slice(&bytes[used..]);
+        } else {
+            self.inbox[from as usize].extend_from_slice(bytes);
+            self.pump(from);
+        }
+        self.settle();
+    }
+
+    /// The leg's peer will send nothing more (end of file). It may still read.
+    pub fn closed(&mut self, side: Side) {
+        match side {
+            Side::Client => self.client_closed = true,
+            Side::Upstream => self.upstream_gone("The mail server closed the connection"),
+        }
+        self.settle();
+    }
+
+    /// The leg is no more: reset, unreachable, failed handshake, failed write. `reason` is for the other
+    /// side's eyes: whose side it is, what was expected and what to do, in one line without CR or LF.
+    pub fn lost(&mut self, side: Side, reason: &str) {
+        match side {
+            Side::Client => self.client_gone(),
+            Side::Upstream => self.upstream_gone(reason),
+        }
+        self.settle();
+    }
+
+    /// What is to be written to a leg. The shell drains what it has written.
+    pub fn output(&mut self, to: Side) -> &mut BytesMut {
+        &mut self.out[to as usize]
+    }
+
+    /// Whether octets from this leg are welcome now (back-pressure; a held client).
+    pub fn wants(&self, from: Side) -> bool {
+        let room = self.out[from.other() as usize].len() < HIGH_WATER;
+        let open = !self.finished && self.upgrade.is_none();
+        open && match from {
+            Side::Upstream => room || self.client_lost,
+            Side::Client => {
+                let ahead = !self.held || self.inbox[from as usize].len() < HELD;
+                room && ahead && !self.client_closed && !self.client_lost && self.own_words() < HIGH_WATER
+            }
+        }
+    }
+
+    /// How many octets of a literal, next to be read from this leg, may pass to the other unread.
+    pub fn opaque(&self, from: Side) -> u64 {
+        let passes = match from {
+            Side::Client => self.mode.passes_octets(),
+            Side::Upstream => self.course == Course::Forward && !self.client_lost,
+        };
+        let whole = self.inbox[from as usize].is_empty() && !self.finished;
+        if passes && whole { self.scanner[from as usize].octets_left() } else { 0 }
+    }
+
+    /// The shell has moved `octets` of the [`opaque`](Session::opaque) ones across itself.
+    pub fn relayed(&mut self, from: Side, octets: u64) {
+        self.scanner[from as usize].skip(octets);
+        if from == Side::Upstream {
+            self.emitted += octets;
+        }
+    }
+
+    /// The leg on which a TLS handshake is due, once its output is written and flushed.
+    pub fn upgrade(&self) -> Option<Side> {
+        self.upgrade.filter(|_| !self.finished)
+    }
+
+    /// The handshake that [`upgrade`](Session::upgrade) asked for is done.
+    pub fn secured(&mut self, side: Side) {
+        if self.upgrade != Some(side) {
+            return;
+        }
+        self.upgrade = None;
+        match side {
+            Side::Client => self.client_secured = true,
+            Side::Upstream => self.upstream_secured(),
+        }
+        self.settle();
+    }
+
+    /// The time since the session began: for deadlines and keep-alives.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = now;
+        self.watch_client();
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.on_deadline();
+            self.settle();
+        }
+    }
+
+    /// When, on the clock of [`tick`](Session::tick), the session must be ticked next.
+    pub fn deadline(&self) -> Option<Duration> {
+        if self.finished {
+            return None;
+        }
+        self.own_deadline()
+    }
+
+    /// The gateway is shutting down: finish what runs, then `* BYE`.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.settle();
+    }
+
+    /// Takes the next thing that happened.
+    pub fn notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Nothing more is to be read; what is left in the outputs is still to be written, then both legs close.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    fn consume(&mut self, from: Side, input: &[u8]) -> usize {
+        match from {
+            Side::Client => self.consume_client(input),
+            Side::Upstream => self.consume_upstream(input),
+        }
+    }
+
+    fn pump(&mut self, from: Side) {
+        let mut input = std::mem::take(&mut self.inbox[from as usize]);
+        let used = self.consume(from, &input);
+        input.advance(used);
+        if !input.is_empty() {
+            self.inbox[from as usize] = input;
+        }
+    }
+
+    /// Octets of the other leg may have freed the client; and some ends can come only now.
+    fn settle(&mut self) {
+        if self.finished {
+            return;
+        }
+        if !self.inbox[Side::Client as usize].is_empty() && self.upgrade.is_none() {
+            self.pump(Side::Client);
+        }
+        self.end_where_due();
+    }
+
+    /// WIRE-11 and the drain: between commands, or where only an open command of the client's remains.
+    fn end_where_due(&mut self) {
+        if self.finished || self.work.is_some() || !(self.client_closed || self.draining) {
+            return;
+        }
+        if self.phase != Phase::Running {
+            return self.end_with("[UNAVAILABLE] ", "imapmove is shutting down, connect again");
+        }
+        let only_open = self.pending.iter().all(|p| self.mode.is_open(&p.tag));
+        let unheard = self.held && !self.inbox[Side::Client as usize].is_empty();
+        if only_open && self.client_closed && (self.draining || !unheard) {
+            self.leave();
+        } else if only_open && self.draining && self.mode.may_end() {
+            self.say(b"* BYE imapmove is shutting down, connect again\r\n");
+            self.leave();
+        }
+    }
+
+    /// LOGOUT, if the upstream is between commands, and the end.
+    fn leave(&mut self) {
+        let between = self.pending.is_empty() && self.phase == Phase::Running && self.flight.is_none();
+        if between && !matches!(self.mode, Mode::Passing { .. } | Mode::Announced { .. }) {
+            let logout = self.tags.logout();
+            self.emit(Side::Upstream, logout.as_bytes());
+        }
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        self.finished = true;
+        self.upgrade = None;
+        self.inbox = Default::default();
+    }
+
+    /// The session cannot go on: BYE with the reason, and both legs close.
+    fn end_with(&mut self, code: &str, reason: &str) {
+        if self.course == Course::Start
+            && self.scanner[Side::Upstream as usize].at_line_start()
+            && !self.bye_seen
+        {
+            self.say(format!("* BYE {code}{reason}\r\n").as_bytes());
+        }
+        self.finish();
+    }
+
+    /// WIRE-8: octets came in clear where only a handshake may follow.
+    fn end_in_clear(&mut self, side: Side) {
+        self.blame(side, "octets behind STARTTLS");
+        self.upgrade = None;
+        self.end_with("", "Octets came in clear behind STARTTLS; they are not used, connect again");
+    }
+
+    fn client_gone(&mut self) {
+        self.client_lost = true;
+        self.client_closed = true;
+        self.out[Side::Client as usize].clear();
+        if self.work.as_ref().is_none_or(|work| !work.outlives_client()) {
+            self.leave();
+        }
+    }
+
+    fn emit(&mut self, to: Side, octets: &[u8]) {
+        if to == Side::Client {
+            if self.client_lost {
+                return;
+            }
+            self.emitted += octets.len() as u64;
+        }
+        self.out[to as usize].extend_from_slice(octets);
+    }
+
+    /// Lines of the gateway's own for the client, behind the response that is being passed on.
+    fn say(&mut self, lines: &[u8]) {
+        if self.out[Side::Client as usize].is_empty() {
+            self.said = 0;
+        }
+        if self.course == Course::Start && self.scanner[Side::Upstream as usize].at_line_start() {
+            self.said += lines.len();
+            self.emit(Side::Client, lines);
+        } else {
+            self.unsaid.extend_from_slice(lines);
+        }
+    }
+
+    fn say_what_waited(&mut self) {
+        if !self.unsaid.is_empty() {
+            let unsaid = std::mem::take(&mut self.unsaid);
+            self.say(&unsaid);
+        }
+    }
+
+    /// Octets of the gateway's own that the client has not taken: it is not read while they pile up.
+    fn own_words(&self) -> usize {
+        self.unsaid.len() + if self.out[Side::Client as usize].is_empty() { 0 } else { self.said }
+    }
+
+    fn blame(&mut self, side: Side, what: &'static str) {
+        self.notices.push_back(Notice::ProtocolError { side, what });
+    }
+
+    /// The client's own leg, for capability lists (CAP-7).
+    fn leg(&self) -> Leg {
+        let secured = self.client_secured;
+        let before_login = !self.authenticated;
+        Leg {
+            starttls: before_login && !secured && self.settings.client_tls == Tls::StartTls,
+            login_disabled: before_login && self.login_needs_tls(),
+            terminates_tls: secured || self.settings.upstream_tls != Tls::Off,
+            always_move: before_login && self.settings.advertise_before_login,
+        }
+    }
+
+    fn login_needs_tls(&self) -> bool {
+        self.settings.require_tls && !self.client_secured
+    }
+
+    fn watch_client(&mut self) {
+        let taken = self.emitted - self.out[Side::Client as usize].len() as u64;
+        if taken != self.taken || self.out[Side::Client as usize].is_empty() {
+            (self.taken, self.taken_at) = (taken, self.now);
+        }
+    }
+}

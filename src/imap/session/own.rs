@@ -1,0 +1,360 @@
+//! What the gateway does of its own: the greeting, STARTTLS upstream, CAPABILITY after a login, a MOVE; and how each ends.
+
+use super::flight::InFlight;
+use super::{CLIENT_STALL, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};
+use crate::imap::command::{Flight, MoveCommand, OwnCommand, Purpose, Tag, Writer};
+use crate::imap::response::{Condition, Response, Status, Untagged};
+use crate::imap::translation::{self, Claim, Next, Rights, Translation, Verdict};
+use crate::imap::{Notice, Outcome, Side, Tls};
+use std::time::Duration;
+
+/// Why the gateway speaks for itself. Meanwhile the client's next commands are held (WIRE-6).
+#[derive(Debug)]
+pub enum Work {
+    /// The upstream must offer STARTTLS, and accept it, before anything else (WIRE-8).
+    DemandTls,
+    /// CAPABILITY inside TLS, for the client's greeting.
+    ListForGreeting,
+    /// CAPABILITY for a client that was not told: the login's OK waits (CAP-5).
+    ListForClient { held: Vec<u8>, tag: Option<Tag> },
+    /// A MOVE.
+    Move(Box<Moving>),
+}
+
+/// A MOVE between its command and its tagged reply.
+#[derive(Debug)]
+pub struct Moving {
+    tag: Tag,
+    translation: Option<Box<Translation>>,
+    target: Vec<u8>,
+    began: Duration,
+    keep_alive: Duration,
+}
+
+impl Work {
+    /// FAULT-2: once COPY is sent the MOVE is finished even without its client.
+    pub fn outlives_client(&self) -> bool {
+        match self {
+            Work::Move(moving) => moving.translation.as_ref().is_some_and(|t| t.is_committed()),
+            _ => false,
+        }
+    }
+
+    fn client_tag(&self) -> Option<&Tag> {
+        match self {
+            Work::Move(moving) => Some(&moving.tag),
+            Work::ListForClient { tag, .. } => tag.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+// The greeting, and TLS on the upstream leg.
+impl Session {
+    /// The first line of the upstream (WIRE-9).
+    pub(super) fn greeting(&mut self, line: &[u8]) {
+        let Response::Untagged(Untagged::Status(status)) = Response::parse(line) else {
+            self.blame(Side::Upstream, "no IMAP greeting");
+            return self.upstream_gone("The mail server did not greet as an IMAP server does");
+        };
+        match status.condition {
+            Condition::Bye => {
+                self.emit(Side::Client, line);
+                self.finish();
+            }
+            Condition::Preauth if self.settings.upstream_tls == Tls::StartTls => {
+                self.upstream_gone("The mail server greets with PREAUTH, so STARTTLS is not possible there");
+            }
+            Condition::Preauth if self.login_needs_tls() => {
+                self.upstream_gone("The mail server greets with PREAUTH, but a login here needs TLS");
+            }
+            Condition::Ok | Condition::Preauth => self.greeted(&status, line),
+            Condition::No | Condition::Bad => self.upstream_gone("The mail server did not greet with OK"),
+        }
+    }
+
+    fn greeted(&mut self, status: &Status<'_>, line: &[u8]) {
+        if self.settings.upstream_tls == Tls::StartTls {
+            self.phase = Phase::Preamble;
+            status.code("CAPABILITY").into_iter().for_each(|list| self.learn_list(list));
+            self.work = Some(Work::DemandTls);
+            let ask = if self.capabilities.starttls { Purpose::StartTls } else { Purpose::Capability };
+            return self.send_preamble(ask);
+        }
+        self.phase = Phase::Running;
+        self.authenticated = status.condition == Condition::Preauth;
+        let line = self.learn_from(status, line);
+        self.emit(Side::Client, &line);
+    }
+
+    fn send_preamble(&mut self, purpose: Purpose) {
+        let text = if purpose == Purpose::StartTls { "STARTTLS" } else { "CAPABILITY" };
+        self.send(vec![OwnCommand::new(purpose, text)]);
+    }
+
+    fn tls_demanded(&mut self, asked: Purpose, accepted: bool) {
+        match asked {
+            Purpose::StartTls if accepted => self.upgrade = Some(Side::Upstream),
+            Purpose::Capability if accepted && self.capabilities.starttls => {
+                self.work = Some(Work::DemandTls);
+                self.send_preamble(Purpose::StartTls);
+            }
+            _ => self.upstream_gone("The mail server does not offer STARTTLS, which --upstream-tls demands"),
+        }
+    }
+
+    /// What was said in clear counts no more: ask again inside TLS, then greet the client.
+    pub(super) fn upstream_secured(&mut self) {
+        self.capabilities = Default::default();
+        self.list_known = false;
+        self.work = Some(Work::ListForGreeting);
+        self.send_preamble(Purpose::Capability);
+    }
+}
+
+// Lists that the client was not told of.
+impl Session {
+    /// After a PREAUTH greeting without a list: before the client's first command (CAP-5). Whether it waits.
+    pub(super) fn asks_before_first_command(&mut self) -> bool {
+        let asks = self.authenticated && !self.list_known && self.pending.is_empty();
+        if asks {
+            self.ask_capabilities(None, Vec::new());
+        }
+        asks
+    }
+
+    /// Asks the upstream for its list; `held` is the login's reply, which waits for it.
+    pub(super) fn ask_capabilities(&mut self, tag: Option<Tag>, held: Vec<u8>) {
+        self.list_known = true;
+        self.work = Some(Work::ListForClient { held, tag });
+        self.send(vec![OwnCommand::new(Purpose::Capability, "CAPABILITY")]);
+    }
+
+    fn greet_client(&mut self) {
+        self.phase = Phase::Running;
+        let mut line = b"* OK ".to_vec();
+        if let Some(list) = self.list_in_tls.take() {
+            line.extend_from_slice(b"[CAPABILITY");
+            line.extend(crate::imap::capability::rewrite(&list, &self.leg()));
+            line.extend_from_slice(b"] ");
+        }
+        line.extend_from_slice(b"imapmove ready\r\n");
+        self.emit(Side::Client, &line);
+    }
+}
+
+// Flights.
+impl Session {
+    fn send(&mut self, flight: Flight) {
+        let mut out = Vec::new();
+        let avoid = self.work.as_ref().and_then(Work::client_tag);
+        self.flight = Some(InFlight::launch(flight, &mut self.tags, avoid, &mut out));
+        self.progress_at = self.now;
+        self.emit(Side::Upstream, &out);
+    }
+
+    pub(super) fn asks(&self, purpose: Purpose) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.asks(purpose))
+    }
+
+    /// A tagged reply: false if it is to no command of the gateway's own.
+    pub(super) fn own_reply(&mut self, tag: &[u8], status: &Status<'_>) -> bool {
+        let Some(flight) = &mut self.flight else { return false };
+        let mut out = Vec::new();
+        let Some(purpose) = flight.answered(tag, &mut out) else { return false };
+        let landed = flight.has_landed();
+        self.emit(Side::Upstream, &out);
+        self.own_answer(purpose, status);
+        if landed && !self.finished {
+            self.flight = None;
+            self.landed(purpose, status.is_ok());
+        }
+        true
+    }
+
+    fn own_answer(&mut self, purpose: Purpose, status: &Status<'_>) {
+        if let Some(list) = status.code("CAPABILITY") {
+            self.learn_list(list);
+        }
+        if let (Purpose::Rights, Some(selected)) = (purpose, &mut self.selected) {
+            // Refused, or nothing was said: go on (MOVE-4).
+            if selected.rights == Rights::NotAsked {
+                selected.rights = Rights::NotTold;
+            }
+        }
+        if let Some(Work::Move(moving)) = &mut self.work {
+            let translation = moving.translation.as_mut().expect("a MOVE in flight has its translation");
+            translation.answered(purpose, status);
+        }
+    }
+
+    fn landed(&mut self, last: Purpose, accepted: bool) {
+        match self.work.take() {
+            Some(Work::DemandTls) => self.tls_demanded(last, accepted),
+            Some(Work::ListForGreeting) => self.greet_client(),
+            Some(Work::ListForClient { held, .. }) => {
+                self.tell_whether_it_qualifies();
+                self.emit(Side::Client, &held);
+            }
+            Some(Work::Move(mut moving)) => {
+                let translation = moving.translation.take().expect("a MOVE in flight has its translation");
+                let next = match &self.selected {
+                    Some(selected) => translation.landed(selected, !self.framing_lost),
+                    None => Next::Finish(translation.upstream_lost()),
+                };
+                self.proceed(moving, next);
+            }
+            None => {}
+        }
+    }
+
+    /// What the work in progress says of a line of data.
+    pub(super) fn claim(&mut self, data: &Untagged<'_>) -> Claim {
+        match (&mut self.work, data) {
+            (Some(Work::Move(moving)), _) => match &mut moving.translation {
+                Some(translation) => translation.data(data),
+                None => Claim::Forward,
+            },
+            (Some(Work::ListForGreeting), Untagged::Capability(list)) => {
+                self.list_in_tls = Some(list.to_vec());
+                Claim::Mine
+            }
+            (Some(Work::DemandTls), Untagged::Capability(list)) => {
+                let list = list.to_vec();
+                self.learn_list(&list);
+                Claim::Mine
+            }
+            _ => Claim::Forward,
+        }
+    }
+}
+
+// A MOVE.
+impl Session {
+    /// Every earlier command has its reply; the MOVE was read whole. `request` is `None` if it is malformed.
+    pub(super) fn start_move(&mut self, tag: Tag, request: Option<MoveCommand>) {
+        self.notices.push_back(Notice::MoveStarted);
+        let target = request.as_ref().map(|request| request.target.identity()).unwrap_or_default();
+        let next = match self.translation_of(request, &target) {
+            Ok(next) => next,
+            Err((outcome, why)) => Next::Finish(Verdict::refused(outcome, why)),
+        };
+        let (began, keep_alive) = (self.now, self.now + KEEP_ALIVE);
+        self.proceed(Box::new(Moving { tag, translation: None, target, began, keep_alive }), next);
+    }
+
+    fn translation_of(
+        &self,
+        request: Option<MoveCommand>,
+        target: &[u8],
+    ) -> Result<Next, (Outcome, &'static str)> {
+        let invalid = |why| (Outcome::Invalid, why);
+        let refused = |why| (Outcome::Refused, why);
+        let request = request.ok_or(invalid("BAD Expected: MOVE sequence-set mailbox"))?;
+        let selected = self.selected.as_ref().ok_or(invalid("BAD No mailbox is selected"))?;
+        let proof = self.capabilities.proof_of_uidplus();
+        let uidplus =
+            proof.ok_or(refused("NO [CANNOT] The mail server has no UIDPLUS, so no MOVE is safe on it"))?;
+        if self.framing_lost {
+            return Err(refused("NO The mail server's answers got out of step; select the mailbox again"));
+        }
+        if self.unprovable_targets.contains(target) || self.unprovable_targets.len() >= UNPROVABLE_TARGETS {
+            return Err(refused(
+                "NO [CANNOT] The mail server does not say what it copies there (no COPYUID)",
+            ));
+        }
+        let writer = Writer { max_line: self.settings.max_line, capabilities: self.capabilities };
+        Ok(translation::start(request, selected, self.exists, writer, uidplus))
+    }
+
+    fn proceed(&mut self, mut moving: Box<Moving>, next: Next) {
+        match next {
+            Next::Send(flight, translation) => {
+                moving.translation = Some(translation);
+                self.work = Some(Work::Move(moving));
+                self.send(flight);
+                if self.client_lost && !self.work.as_ref().is_some_and(Work::outlives_client) {
+                    self.finish();
+                }
+            }
+            Next::Finish(verdict) => self.end_move(*moving, verdict),
+        }
+    }
+
+    fn end_move(&mut self, moving: Moving, verdict: Verdict) {
+        verdict.lines.iter().for_each(|line| self.say(line));
+        self.say(&[&moving.tag.0[..], b" ", &verdict.reply, b"\r\n"].concat());
+        if verdict.unprovable_target {
+            self.unprovable_targets.insert(moving.target);
+        }
+        let count = |n| u32::try_from(n).unwrap_or(u32::MAX);
+        self.notices.push_back(Notice::MoveEnded {
+            outcome: verdict.outcome,
+            moved: count(verdict.moved),
+            left_behind: count(verdict.left_behind),
+            took: self.now.saturating_sub(moving.began),
+        });
+    }
+}
+
+// Ends and waits.
+impl Session {
+    /// The upstream is no more: the client gets what is true, then BYE (FAULT-3, WIRE-9).
+    pub(super) fn upstream_gone(&mut self, reason: &str) {
+        if self.finished {
+            return;
+        }
+        self.flight = None;
+        let rest = std::mem::take(&mut self.inbox[Side::Upstream as usize]);
+        if self.phase == Phase::Running && !rest.is_empty() && self.work.is_none() {
+            self.emit(Side::Client, &rest);
+            return self.finish();
+        }
+        if let Some(Work::Move(mut moving)) = self.work.take()
+            && let Some(translation) = moving.translation.take()
+        {
+            self.end_move(*moving, translation.upstream_lost());
+        }
+        self.end_with("[UNAVAILABLE] ", reason);
+    }
+
+    pub(super) fn own_deadline(&self) -> Option<Duration> {
+        match (&self.work, self.phase) {
+            (_, Phase::Greeting | Phase::Preamble) => Some(self.settings.greeting_timeout),
+            (None, Phase::Running) => None,
+            (Some(Work::Move(moving)), Phase::Running) => {
+                Some(self.silence_ends().min(moving.keep_alive).min(self.stall_ends()))
+            }
+            (Some(_), Phase::Running) => Some(self.silence_ends()),
+        }
+    }
+
+    /// When the upstream counts as hung. While its octets are not read, it cannot be blamed.
+    fn silence_ends(&self) -> Duration {
+        if self.wants(Side::Upstream) { self.progress_at + self.settings.move_timeout } else { Duration::MAX }
+    }
+
+    fn stall_ends(&self) -> Duration {
+        let waits = !self.out[Side::Client as usize].is_empty() && !self.client_lost;
+        if waits { self.taken_at + CLIENT_STALL } else { Duration::MAX }
+    }
+
+    pub(super) fn on_deadline(&mut self) {
+        if self.phase != Phase::Running {
+            self.blame(Side::Upstream, "no greeting in time");
+            return self.upstream_gone("The mail server did not greet in time");
+        }
+        if self.silence_ends() <= self.now {
+            self.blame(Side::Upstream, "no answer in time");
+            return self.upstream_gone("The mail server does not answer");
+        }
+        if self.stall_ends() <= self.now {
+            self.blame(Side::Client, "takes nothing during a MOVE");
+            return self.client_gone();
+        }
+        if let Some(Work::Move(moving)) = &mut self.work {
+            moving.keep_alive = self.now + KEEP_ALIVE;
+            self.say(b"* OK [INPROGRESS] Still moving\r\n");
+        }
+    }
+}

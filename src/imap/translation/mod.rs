@@ -1,0 +1,219 @@
+//! One MOVE, from the client's command to its one tagged reply.
+//!
+//! ```text
+//!   start ── resolve ──> copy ──────────> remove ────────────> finish: OK
+//!            numbers     list, search,    UID STORE,    │
+//!            to UIDs     UID COPY         UID EXPUNGE   ├ not all seen leaving: search, once more, search
+//!                          │                            └ still there: finish, NO that says what is left where
+//!                          └ no proof of the copy: finish, NO; nothing was flagged
+//! ```
+//!
+//! Each arrow is one flight of commands; the next is written when every command of it is answered. Answers
+//! are attributed by what they say, never by the tag that follows them (SRV-0).
+
+mod copy;
+mod numbers;
+mod remove;
+mod resolve;
+
+pub use copy::Copied;
+
+use super::Outcome;
+use super::capability::Uidplus;
+use super::command::{Flight, Form, Mailbox, MoveCommand, Purpose, Writer};
+use super::response::{Status, Untagged};
+use super::sequence::UidSet;
+use copy::{Copying, Unproven};
+use remove::Removing;
+use resolve::Resolving;
+
+/// What is known of the selected mailbox (RFC 9051 section 3.3).
+#[derive(Clone, Debug, Default)]
+pub struct Selected {
+    /// Its name as the client wrote it, if the gateway could read it.
+    pub(super) mailbox: Option<Mailbox>,
+    /// Opened with EXAMINE, or the upstream said READ-ONLY.
+    pub(super) read_only: bool,
+    /// PERMANENTFLAGS came and lacked `\Deleted`.
+    pub(super) deleted_is_not_permanent: bool,
+    /// The answer to MYRIGHTS.
+    pub(super) rights: Rights,
+}
+
+/// What MYRIGHTS said of the selected mailbox (RFC 4314; MOVE-4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Rights {
+    #[default]
+    NotAsked,
+    /// The upstream would not tell: go on.
+    NotTold,
+    MayDelete,
+    MayNotDelete,
+}
+
+impl Rights {
+    /// `d` of RFC 2086, or both `t` and `e`.
+    pub fn parse(rights: &[u8]) -> Rights {
+        let has = |right| rights.contains(&right);
+        if has(b'd') || (has(b't') && has(b'e')) { Rights::MayDelete } else { Rights::MayNotDelete }
+    }
+}
+
+/// What becomes of a line of the upstream during a MOVE.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It answers the gateway and goes no further.
+    Mine,
+    /// It is for the client.
+    Forward,
+    /// It is for the client, behind this line.
+    ForwardAfter(Vec<u8>),
+}
+
+/// How a MOVE ends for the client.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    /// Untagged lines, whole, before the tagged reply.
+    pub lines: Vec<Vec<u8>>,
+    /// What follows the client's tag and SP, without line end.
+    pub reply: Vec<u8>,
+    pub outcome: Outcome,
+    pub moved: u64,
+    pub left_behind: u64,
+    /// A COPY there proves nothing: the target is refused for the rest of the session (MOVE-6).
+    pub unprovable_target: bool,
+}
+
+impl Verdict {
+    /// Nothing was done.
+    pub fn refused(outcome: Outcome, why: &str) -> Verdict {
+        Verdict::new(outcome, why)
+    }
+
+    fn new(outcome: Outcome, reply: impl Into<Vec<u8>>) -> Verdict {
+        let reply = reply.into();
+        Verdict { lines: Vec::new(), reply, outcome, moved: 0, left_behind: 0, unprovable_target: false }
+    }
+}
+
+/// What follows a flight whose every command is answered.
+#[derive(Debug)]
+pub(super) enum Next {
+    Send(Flight, Box<Translation>),
+    Finish(Verdict),
+}
+
+/// What every stage needs to know.
+#[derive(Clone, Debug)]
+struct Job {
+    form: Form,
+    target: Mailbox,
+    writer: Writer,
+    uidplus: Uidplus,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Resolve(Resolving),
+    Copy(Copying),
+    Unproven(Unproven),
+    Remove(Removing),
+}
+
+/// One MOVE in progress.
+#[derive(Debug)]
+pub(super) struct Translation {
+    job: Job,
+    stage: Stage,
+}
+
+/// Everything before the first command: refuse what cannot end well (MOVE-2, MOVE-4).
+///
+/// `exists` is how many messages the client counts (WIRE-10).
+pub(super) fn start(
+    request: MoveCommand,
+    selected: &Selected,
+    exists: u32,
+    writer: Writer,
+    uidplus: Uidplus,
+) -> Next {
+    let MoveCommand { form, set, target } = request;
+    let capabilities = writer.capabilities;
+    if let Err(why) = resolve::check(form, &set, exists, &capabilities) {
+        return Next::Finish(Verdict::new(Outcome::Invalid, why));
+    }
+    if selected.read_only || selected.deleted_is_not_permanent || selected.rights == Rights::MayNotDelete {
+        return Next::Finish(may_not_delete(selected));
+    }
+    let ask_rights = capabilities.acl && selected.rights == Rights::NotAsked;
+    let mailbox = selected.mailbox.as_ref().filter(|_| ask_rights);
+    Resolving::begin(Job { form, target, writer, uidplus }, set, exists, mailbox)
+}
+
+fn may_not_delete(selected: &Selected) -> Verdict {
+    let why = if selected.read_only { "it is open read-only" } else { "you may not delete messages there" };
+    let reply = format!("NO [NOPERM] Nothing was moved out of the selected mailbox: {why}");
+    Verdict::new(Outcome::Refused, reply)
+}
+
+impl Translation {
+    /// A line of data came. What the translation does not claim passes.
+    pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
+        match &mut self.stage {
+            Stage::Resolve(stage) => stage.data(data),
+            Stage::Copy(stage) => stage.data(data),
+            Stage::Unproven(stage) => stage.data(data),
+            Stage::Remove(stage) => stage.data(data),
+        }
+    }
+
+    /// A command of the flight got its tagged reply.
+    pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
+        match &mut self.stage {
+            Stage::Resolve(stage) => stage.answered(purpose, status),
+            Stage::Copy(stage) => stage.answered(purpose, status),
+            Stage::Unproven(stage) => stage.answered(status),
+            Stage::Remove(stage) => stage.answered(purpose, status),
+        }
+    }
+
+    /// Every command of the flight is answered. `framed` is false when a tagged answer came that nobody
+    /// had asked for (WIRE-1): then no answer proves anything.
+    pub fn landed(self: Box<Self>, selected: &Selected, framed: bool) -> Next {
+        let Translation { job, stage } = *self;
+        match stage {
+            Stage::Resolve(stage) if selected.rights != Rights::MayNotDelete => stage.landed(job),
+            Stage::Resolve(_) => Next::Finish(may_not_delete(selected)),
+            Stage::Copy(stage) => stage.landed(job, framed),
+            Stage::Unproven(stage) => Next::Finish(stage.landed()),
+            Stage::Remove(stage) => stage.landed(job),
+        }
+    }
+
+    /// Whether UID COPY was sent: from then on the MOVE is finished even without its client (FAULT-2).
+    pub fn is_committed(&self) -> bool {
+        !matches!(self.stage, Stage::Resolve(_))
+    }
+
+    /// The upstream is gone: what is true then (FAULT-3).
+    pub fn upstream_lost(self) -> Verdict {
+        match self.stage {
+            Stage::Resolve(_) => Verdict::new(
+                Outcome::UpstreamLost,
+                "NO [UNAVAILABLE] The mail server went away before anything was copied; nothing was moved",
+            ),
+            Stage::Copy(stage) => stage.upstream_lost(),
+            Stage::Unproven(stage) => stage.upstream_lost(),
+            Stage::Remove(stage) => stage.upstream_lost(),
+        }
+    }
+}
+
+/// How a set is named in a text for people: its UIDs, cut where it grows long.
+fn named(set: &UidSet) -> String {
+    const LONGEST: usize = 400;
+    let first = &set.chunks(LONGEST)[0];
+    let rest = set.count() - first.count();
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("UID {first}{more}")
+}

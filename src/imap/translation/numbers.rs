@@ -1,0 +1,165 @@
+//! Which sequence number each listed message has now, while removals shift them.
+
+/// Neighbours in both countings: message `number + k` has UID `uid + k`.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    number: i64,
+    uid: i64,
+    count: i64,
+}
+
+impl Run {
+    /// The first `n` of it, if any.
+    fn head(self, n: i64) -> Option<Run> {
+        (n > 0).then_some(Run { count: n.min(self.count), ..self })
+    }
+
+    /// It without the first `n`, if anything is left.
+    fn tail(self, n: i64) -> Option<Run> {
+        (n < self.count).then(|| Run { number: self.number + n, uid: self.uid + n, count: self.count - n })
+    }
+}
+
+/// More runs than any real mailbox needs; what a listing names beyond them is verified by a search instead.
+const MAX_RUNS: usize = 1 << 20;
+
+/// The listed messages that are still there. Removals come in ascending or descending order, so the runs
+/// are kept in two halves around the last place touched, and the numbers of the upper half are corrected
+/// by one common shift: a removal costs no more than the way from the one before.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    lower: Vec<Run>,
+    /// Descending, each `shift` too high.
+    upper: Vec<Run>,
+    shift: i64,
+}
+
+impl Numbers {
+    fn lift(&mut self, run: Run) {
+        self.upper.push(Run { number: run.number + self.shift, ..run });
+    }
+
+    /// The lowest run of the upper half, with its true number.
+    fn take(&mut self) -> Option<Run> {
+        self.upper.pop().map(|run| Run { number: run.number - self.shift, ..run })
+    }
+
+    fn seek(&mut self, before: impl Fn(&Run) -> bool) {
+        while let Some(run) = self.take() {
+            if before(&run) {
+                self.lower.push(run);
+            } else {
+                self.lift(run);
+                break;
+            }
+        }
+        while let Some(run) = self.lower.pop_if(|run| !before(run)) {
+            self.lift(run);
+        }
+    }
+
+    fn seek_number(&mut self, number: i64) {
+        self.seek(|run| run.number + run.count <= number);
+    }
+
+    /// A listing says that this message has this number. What does not ascend in both countings is not
+    /// believed, and later verified by a search.
+    pub fn insert(&mut self, number: u32, uid: u32) {
+        let (number, uid) = (i64::from(number), i64::from(uid));
+        self.seek_number(number);
+        let above = self.take().inspect(|run| self.lift(*run));
+        if above.is_some_and(|run| run.number <= number || run.uid <= uid) {
+            return;
+        }
+        let full = self.lower.len() + self.upper.len() >= MAX_RUNS;
+        match self.lower.last_mut() {
+            Some(run) if run.uid + run.count > uid => {}
+            Some(run) if run.number + run.count == number && run.uid + run.count == uid => run.count += 1,
+            _ if full => {}
+            _ => self.lower.push(Run { number, uid, count: 1 }),
+        }
+    }
+
+    /// The UID of the message with this number, if it was listed.
+    pub fn uid(&mut self, number: u32) -> Option<u32> {
+        let number = i64::from(number);
+        self.seek_number(number);
+        let run = self.take()?;
+        self.lift(run);
+        (run.number <= number).then(|| as_uid(run.uid + number - run.number))
+    }
+
+    /// `* number EXPUNGE`: the UID of that message, if it was listed; those above move down.
+    pub fn expunge(&mut self, number: u32) -> Option<u32> {
+        let uid = self.uid(number);
+        if let Some(run) = uid.and_then(|_| self.take()) {
+            let at = i64::from(number) - run.number;
+            self.lower.extend(run.head(at));
+            if let Some(rest) = run.tail(at + 1) {
+                self.lift(rest);
+            }
+        }
+        self.shift += 1;
+        uid
+    }
+
+    /// `* VANISHED low:high`: those above move down by the whole range, listed or not.
+    pub fn vanish(&mut self, (low, high): (u32, u32)) {
+        let (low, high) = (i64::from(low), i64::from(high));
+        self.seek(|run| run.uid + run.count <= low);
+        while let Some(run) = self.take() {
+            if run.uid > high {
+                self.lift(run);
+                break;
+            }
+            self.lower.extend(run.head(low - run.uid));
+            if let Some(rest) = run.tail(high + 1 - run.uid) {
+                self.lift(rest);
+                break;
+            }
+        }
+        self.shift += high - low + 1;
+    }
+}
+
+fn as_uid(uid: i64) -> u32 {
+    u32::try_from(uid).expect("a run holds UIDs that were 32 bits long when they came")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn removals_agree_with_a_naive_twin(
+            present in prop::collection::btree_set(1u32..80, 1..40),
+            listed in prop::collection::vec(any::<bool>(), 80),
+            removals in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>(), 0usize..4), 0..30),
+        ) {
+            let mut twin: Vec<u32> = present.into_iter().collect();
+            let mut numbers = Numbers::default();
+            for (at, uid) in twin.iter().enumerate().filter(|(_, uid)| listed[**uid as usize]) {
+                numbers.insert(at as u32 + 1, *uid);
+            }
+            for (by_uid, index, more) in removals {
+                if twin.is_empty() { break; }
+                let at = index.index(twin.len());
+                let uid = twin[at];
+                if by_uid {
+                    let end = (at..twin.len()).take(more + 1).take_while(|i| twin[*i] - uid == (*i - at) as u32).last().unwrap();
+                    numbers.vanish((uid, uid + (end - at) as u32));
+                    twin.drain(at..=end);
+                } else {
+                    let expected = listed[uid as usize].then_some(uid);
+                    prop_assert_eq!(numbers.expunge(at as u32 + 1), expected);
+                    twin.remove(at);
+                }
+                for (at, uid) in twin.iter().enumerate() {
+                    prop_assert_eq!(numbers.uid(at as u32 + 1), listed[*uid as usize].then_some(*uid));
+                }
+            }
+        }
+    }
+}

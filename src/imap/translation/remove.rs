@@ -1,0 +1,248 @@
+//! The second flight: flag and expunge what is proved to be copied, and see each message leave (MOVE-7, MOVE-11).
+
+use super::copy::{Copied, Proved, Watch};
+use super::{Claim, Job, Next, Stage, Translation, Verdict, named};
+use crate::imap::Outcome;
+use crate::imap::command::{Flight, Purpose};
+use crate::imap::grammar;
+use crate::imap::response::{Status, Untagged};
+use crate::imap::sequence::{Collected, UidSet};
+
+/// Where the removal stands.
+#[derive(Debug)]
+enum Step {
+    /// STORE and UID EXPUNGE in one flight.
+    Both,
+    /// `UID SEARCH` for these: not seen leaving, or not proved to be copied.
+    Check { wanted: UidSet, found: Collected, searched: bool, failed: bool },
+    /// STORE once more, for these.
+    StoreAgain(Copied),
+    /// UID EXPUNGE once more.
+    ExpungeAgain,
+    /// The flags of what stays, for the client.
+    TellFlags { stays: UidSet },
+}
+
+/// Messages are in the target; now they leave the source.
+#[derive(Debug)]
+pub struct Removing {
+    proved: Proved,
+    watch: Watch,
+    step: Step,
+    /// STORE and UID EXPUNGE have been tried a second time.
+    again: bool,
+    highest_modseq: Option<Vec<u8>>,
+    /// The first NO or BAD to STORE or UID EXPUNGE.
+    refusal: Option<Vec<u8>>,
+    /// A search still finds them in the source although no COPY named them.
+    not_copied: Option<UidSet>,
+}
+
+impl Removing {
+    pub fn begin(job: Job, proved: Proved, watch: Watch) -> Next {
+        let mut flight = job.writer.store(&proved.copied);
+        flight.extend(job.writer.expunge(job.uidplus, &proved.copied));
+        let stage = Removing {
+            proved,
+            watch,
+            step: Step::Both,
+            again: false,
+            highest_modseq: None,
+            refusal: None,
+            not_copied: None,
+        };
+        stage.send(flight, job)
+    }
+
+    fn send(self, flight: Flight, job: Job) -> Next {
+        Next::Send(flight, Box::new(Translation { job, stage: Stage::Remove(self) }))
+    }
+
+    pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
+        match data {
+            Untagged::Search(numbers) => self.search(numbers),
+            Untagged::Fetch(number, items) if !matches!(self.step, Step::TellFlags { .. }) => {
+                let Some(state) = grammar::fetched_state(items) else { return Claim::Forward };
+                let uid = state.uid.or_else(|| self.watch.numbers.uid(*number));
+                let moved = uid.is_some_and(|uid| self.proved.copied.uids().contains(uid));
+                if moved { Claim::Mine } else { Claim::Forward }
+            }
+            _ => self.removal(data),
+        }
+    }
+
+    fn removal(&mut self, data: &Untagged<'_>) -> Claim {
+        let gone = self.watch.removal(data);
+        let ours = gone.is_some_and(|gone| self.proved.copied.uids().intersection(&gone).is_some());
+        match self.proved.copyuid.take_if(|_| ours) {
+            Some(line) => Claim::ForwardAfter(line),
+            None => Claim::Forward,
+        }
+    }
+
+    fn search(&mut self, numbers: &[u8]) -> Claim {
+        let Step::Check { wanted, found, searched, .. } = &mut self.step else { return Claim::Forward };
+        *searched = true;
+        let known = grammar::search_numbers(numbers).filter(|uid| wanted.contains(*uid));
+        known.for_each(|uid| found.push(uid));
+        Claim::Mine
+    }
+
+    pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
+        if let (Purpose::Expunge, Some(highest)) = (purpose, status.code("HIGHESTMODSEQ")) {
+            self.highest_modseq = Some(highest.to_vec());
+        }
+        match (purpose, &mut self.step) {
+            (Purpose::SearchLeft, Step::Check { failed, .. }) => *failed |= !status.is_ok(),
+            (Purpose::Store | Purpose::Expunge, _) if !status.is_ok() && self.refusal.is_none() => {
+                self.refusal = Some(status.whole.to_vec());
+            }
+            _ => {}
+        }
+    }
+
+    pub fn landed(mut self, job: Job) -> Next {
+        match std::mem::replace(&mut self.step, Step::Both) {
+            Step::Both | Step::ExpungeAgain => match self.to_check() {
+                None => Next::Finish(self.finish(None)),
+                Some(wanted) => self.check(wanted, job),
+            },
+            Step::Check { wanted, found, searched, failed } => {
+                let there = if searched && !failed { found.set() } else { Some(wanted) };
+                self.checked(there, job)
+            }
+            Step::StoreAgain(copied) => {
+                self.step = Step::ExpungeAgain;
+                let flight = job.writer.expunge(job.uidplus, &copied);
+                self.send(flight, job)
+            }
+            Step::TellFlags { stays } => Next::Finish(self.finish(Some(&stays))),
+        }
+    }
+
+    /// Copied and not seen leaving.
+    fn unseen(&self) -> Option<UidSet> {
+        let copied = self.proved.copied.uids();
+        self.watch.left.set().map_or_else(|| Some(copied.clone()), |left| copied.without(&left))
+    }
+
+    fn to_check(&self) -> Option<UidSet> {
+        let unproven = self.proved.unproven.iter().filter(|_| self.not_copied.is_none());
+        let both = unproven.cloned().chain(self.unseen()).reduce(|a, b| a.union(&b))?;
+        self.watch.left.set().map_or(Some(both.clone()), |left| both.without(&left))
+    }
+
+    /// In a flight of its own: in the same one Dovecot answers it first, from before the removal.
+    fn check(mut self, wanted: UidSet, job: Job) -> Next {
+        let flight = job.writer.search(&wanted);
+        self.step = Step::Check { wanted, found: Collected::default(), searched: false, failed: false };
+        self.send(flight, job)
+    }
+
+    fn checked(mut self, there: Option<UidSet>, job: Job) -> Next {
+        if let (Some(there), Some(unproven)) = (&there, &self.proved.unproven) {
+            self.not_copied = self.not_copied.take().or_else(|| there.intersection(unproven));
+        }
+        let Some(stay) = there.and_then(|there| self.proved.copied.only(&there)) else {
+            return Next::Finish(self.finish(None));
+        };
+        if self.again {
+            let stays = stay.uids().clone();
+            let flight = job.writer.fetch_flags(&stays);
+            self.step = Step::TellFlags { stays };
+            return self.send(flight, job);
+        }
+        self.again = true;
+        let flight = job.writer.store(&stay);
+        self.step = Step::StoreAgain(stay);
+        self.send(flight, job)
+    }
+
+    fn finish(mut self, stays: Option<&UidSet>) -> Verdict {
+        let stayed = stays.map_or(0, UidSet::count);
+        let moved = self.proved.copied.uids().count() - stayed;
+        let mut verdict = self.verdict(stays, moved);
+        verdict.moved = moved;
+        verdict.left_behind = stayed;
+        verdict.lines = self.closing_lines(moved, verdict.outcome);
+        verdict
+    }
+
+    fn verdict(&self, stays: Option<&UidSet>, moved: u64) -> Verdict {
+        let left = self.what_is_left(stays);
+        if left.is_empty() {
+            let reply = match &self.highest_modseq {
+                Some(n) => [b"OK [HIGHESTMODSEQ ", &n[..], b"] Move completed"].concat(),
+                None => b"OK Move completed".to_vec(),
+            };
+            return Verdict::new(Outcome::Moved, reply);
+        }
+        let mut reply = self.refused_by(stays).unwrap_or_else(|| match stays {
+            Some(_) => b"NO [CONTACTADMIN] The mail server did not remove all messages".to_vec(),
+            None => b"NO The mail server did not copy all messages".to_vec(),
+        });
+        reply.extend_from_slice(format!(" ({moved} moved; {})", left.join("; ")).as_bytes());
+        Verdict::new(Outcome::Incomplete, reply)
+    }
+
+    /// The upstream's own words, as a NO: what was moved stays moved.
+    fn refused_by(&self, stays: Option<&UidSet>) -> Option<Vec<u8>> {
+        let copy = self.proved.refused.as_ref().map(|refused| refused.reply.clone());
+        let words = copy.or_else(|| stays.and(self.refusal.clone()))?;
+        let (_, text) = crate::imap::response::split_word(&words);
+        Some([b"NO ", text].concat())
+    }
+
+    fn what_is_left(&self, stays: Option<&UidSet>) -> Vec<String> {
+        let mut left = Vec::new();
+        if let Some(refused) = &self.proved.refused {
+            left.push(format!("not copied and still in the source: {}", named(&refused.set)));
+        }
+        if let Some(set) = &self.not_copied {
+            left.push(format!("not provably copied and still in the source: {}", named(set)));
+        }
+        if let Some(set) = stays {
+            left.push(format!("in the target and still in the source: {}", named(set)));
+        }
+        if let Some(set) = stays.and_then(|set| self.newly_flagged(set)) {
+            left.push(format!("of these the gateway asked to flag as deleted: {}", named(&set)));
+        }
+        left
+    }
+
+    fn newly_flagged(&self, stays: &UidSet) -> Option<UidSet> {
+        self.proved.flagged_before.as_ref().map_or(Some(stays.clone()), |before| stays.without(before))
+    }
+
+    /// MOVE-9: COPYUID if it was not said yet, and HIGHESTMODSEQ where no OK will carry it.
+    fn closing_lines(&mut self, moved: u64, outcome: Outcome) -> Vec<Vec<u8>> {
+        let mut lines = Vec::new();
+        if moved > 0 {
+            lines.extend(self.proved.copyuid.take());
+        }
+        if let Some(n) = self.highest_modseq.as_ref().filter(|_| moved > 0 && outcome != Outcome::Moved) {
+            lines.push([b"* OK [HIGHESTMODSEQ ", &n[..], b"] Highest\r\n"].concat());
+        }
+        lines
+    }
+
+    /// What was seen leaving is moved; of the rest nothing is known but that the target has it.
+    pub fn upstream_lost(mut self) -> Verdict {
+        if self.not_copied.is_none() && !matches!(self.step, Step::TellFlags { .. }) {
+            self.not_copied = self.proved.unproven.take();
+        }
+        let Some(unseen) = self.unseen() else {
+            return self.finish(None);
+        };
+        let mut verdict = self.finish(Some(&unseen));
+        verdict.outcome = Outcome::UpstreamLost;
+        verdict.reply = format!(
+            "NO [UNAVAILABLE] The mail server went away during the move: {} moved; in the target, and perhaps still in the \
+             source and flagged as deleted there: {}",
+            verdict.moved,
+            named(&unseen)
+        )
+        .into_bytes();
+        verdict
+    }
+}
