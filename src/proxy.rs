@@ -74,6 +74,11 @@ impl Proxy {
         self.plain.as_ref().and_then(|l| l.local_addr().ok())
     }
 
+    /// Where clients connect with TLS from the first octet.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().and_then(|l| l.local_addr().ok())
+    }
+
     /// Serves until the first message on `signals`, then drains. The second one, or the deadline, cuts the sessions
     /// that are left; how many is what it returns.
     pub async fn run(self, mut signals: mpsc::Receiver<()>) -> usize {
