@@ -1,6 +1,8 @@
 //! The demo's server as clients see it, and the demo itself.
 
 use imapmove::demo::{Said, Server};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
@@ -13,8 +15,11 @@ struct Client(BufStream<TcpStream>);
 
 impl Client {
     async fn connect(server: &Server) -> Client {
-        let mut client =
-            Client(BufStream::new(TcpStream::connect(server.address()).await.expect("connects")));
+        Client::connect_to(&server.address().to_string()).await
+    }
+
+    async fn connect_to(address: &str) -> Client {
+        let mut client = Client(BufStream::new(TcpStream::connect(address).await.expect("connects")));
         assert!(client.line().await.starts_with("* OK [CAPABILITY IMAP4rev1 "));
         client
     }
@@ -463,4 +468,86 @@ async fn too_many_clients_are_turned_away_until_one_leaves() {
     clients[0].ask("a LOGOUT").await;
     assert_eq!(clients[0].line().await, "", "the server closes");
     Client::connect(&server).await;
+}
+
+fn demo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imapmove"));
+    command.arg("demo").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn the_demo_takes_no_settings() {
+    let demo =
+        Command::new(env!("CARGO_BIN_EXE_imapmove")).args(["--upstream", "localhost:143", "demo"]).output();
+    let Output { status, stderr, .. } = demo.expect("runs");
+    let said = "imapmove: command line: given \"demo\", expected no setting before it\n";
+    assert_eq!((status.code(), text(stderr).as_str()), (Some(2), said));
+}
+
+/// A running demo, which does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn text(octets: Vec<u8>) -> String {
+    String::from_utf8(octets).expect("text")
+}
+
+#[test]
+fn the_demo_shows_both_sides_and_checks_them() {
+    let Output { status, stdout, stderr } = demo(&["--once"]).output().expect("runs");
+    let shown = text(stdout);
+    assert_eq!((status.code(), text(stderr).as_str()), (Some(0), ""), "{shown}");
+    let asked: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("  > ")).collect();
+    for command in ["UID COPY 2,4 Archive", "UID STORE 2,4 +FLAGS.SILENT (\\Deleted)", "UID EXPUNGE 2,4"] {
+        assert_eq!(asked.iter().filter(|line| line.ends_with(command)).count(), 1, "{command} in {shown}");
+    }
+    assert!(!asked.iter().any(|line| line.contains("MOVE")), "{shown}");
+    let seen = shown
+        .split("The client sees\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .expect("what the client sees");
+    let seen: Vec<&str> = seen.lines().map(str::trim_start).collect();
+    assert!(
+        matches!(seen[..], [code, _, _, last] if code.starts_with("* OK [COPYUID ") && last.starts_with("d3 OK ")),
+        "{shown}"
+    );
+    assert!(seen[1..3].iter().all(|line| line.ends_with(" EXPUNGE")), "{shown}");
+    assert_eq!(shown.lines().filter(|line| line.starts_with("    ok     ")).count(), 5, "{shown}");
+    let plain = |line: &str| line.chars().count() <= 80 && !line.contains('\x1b');
+    assert!(shown.lines().all(plain), "no colours where no terminal is, and 80 columns: {shown}");
+}
+
+#[tokio::test]
+async fn the_demo_stays_up_for_a_mail_client_until_it_is_interrupted() {
+    let mut running = Running(demo(&[]).spawn().expect("runs"));
+    // Kept to the end: a demo that can show nothing more ends.
+    let mut shown = BufReader::new(running.0.stdout.take().expect("its output")).lines();
+    let place = |line: &str| {
+        let (ip, rest) = line.trim().strip_prefix("IMAP server ")?.split_once(", port ")?;
+        let (port, rest) = rest.split_once(',')?;
+        assert!(rest.ends_with("user demo, password demo"), "{line}");
+        Some(format!("{ip}:{port}"))
+    };
+    let address = shown.find_map(|line| place(&line.expect("text"))).expect("says where it is");
+    let mut client = Client::connect_to(&address).await;
+    assert!(client.ask("a LOGIN demo demo").await.last().is_some_and(|line| line.starts_with("a OK ")));
+    client.ask("b SELECT INBOX").await;
+    let moved = client.ask("c UID MOVE 1 Archive").await;
+    assert_eq!(moved[1], "* 1 EXPUNGE", "{moved:?}");
+    assert!(moved[2].starts_with("c OK "), "{moved:?}");
+
+    let interrupted = Command::new("sh").args(["-c", &format!("kill -s INT {}", running.0.id())]).status();
+    assert!(interrupted.expect("kill runs").success());
+    assert!(client.line().await.starts_with("* BYE "), "the client is told");
+    drop(client);
+    let ended = timeout(PATIENCE, tokio::task::spawn_blocking(move || running.0.wait()));
+    assert_eq!(ended.await.expect("ends in time").expect("waits").expect("has a status").code(), Some(0));
 }

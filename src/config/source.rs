@@ -145,6 +145,7 @@ impl From<clap::Error> for Problem {
         let given = given.split(' ').next().unwrap_or_default();
         let nearest = context([ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]);
         let expected = match (error.kind(), nearest) {
+            (ErrorKind::ArgumentConflict, _) if given == "demo" => "no setting before it".to_string(),
             (ErrorKind::ArgumentConflict, _) => "it once".to_string(),
             (ErrorKind::InvalidValue, _) => "a value after it".to_string(),
             (_, Some(nearest)) => format!("a flag; the nearest is {nearest}"),

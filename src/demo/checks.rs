@@ -122,14 +122,14 @@ fn numbers(set: &str) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::store::{Flags, Store};
     use super::*;
 
     const RIGHT: [bool; 5] = [true; 5];
 
     /// What a right conversation brings.
-    fn evidence() -> Evidence {
+    pub fn evidence() -> Evidence {
         let mut store =
             Store::demo(chrono::DateTime::parse_from_rfc3339("2026-03-01T12:00:00Z").expect("a date"));
         let mail =

@@ -184,3 +184,36 @@ impl<W: Write> Screen<W> {
         self.line(CYAN, &format!("    {curl}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(coloured: bool) -> String {
+        let mut screen = Screen { out: Vec::new(), coloured };
+        let evidence = checks::tests::evidence();
+        assert!(screen.conversation(&evidence).expect("a vector takes all"));
+        screen.invitation(([127, 0, 0, 1], 65535).into()).expect("a vector takes all");
+        String::from_utf8(screen.out).expect("text")
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let (plain, mut coloured) = (shown(false), shown(true));
+        assert!(!plain.contains('\x1b') && plain.lines().all(|line| line.len() <= 80), "{plain}");
+        for style in [BOLD, DIM, RED, GREEN, CYAN, "0"] {
+            coloured = coloured.replace(&format!("\x1b[{style}m"), "");
+        }
+        assert_eq!(coloured, plain);
+        assert_ne!(shown(true), plain);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mut evidence = checks::tests::evidence();
+        evidence.seen.clear();
+        let mut screen = Screen { out: Vec::new(), coloured: false };
+        assert!(!screen.conversation(&evidence).expect("a vector takes all"));
+        assert!(String::from_utf8(screen.out).expect("text").contains("WRONG  the client saw"));
+    }
+}

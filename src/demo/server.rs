@@ -169,9 +169,7 @@ impl Connection<'_> {
             .await?;
         while let Some(command) = self.command().await? {
             self.shared.asked(&command, self.session.is_logged_in());
-            let mut out = Vec::new();
-            let mut next = self.session.execute(&command, &mut out);
-            self.write(&out).await?;
+            let mut next = self.answer(|session, out| session.execute(&command, out)).await?;
             loop {
                 next = match next {
                     Next::Command => break,
