@@ -7,7 +7,7 @@ mod capability;
 mod command;
 mod grammar;
 mod response;
-mod scan;
+pub(crate) mod scan;
 mod sequence;
 mod session;
 mod translation;

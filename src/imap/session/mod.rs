@@ -324,7 +324,7 @@ impl Session {
         if self.finished {
             return;
         }
-        if !self.inbox[Side::Client as usize].is_empty() && self.upgrade.is_none() {
+        if self.held && !self.inbox[Side::Client as usize].is_empty() && self.upgrade.is_none() {
             self.pump(Side::Client);
         }
         self.end_where_due();

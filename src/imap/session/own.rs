@@ -273,9 +273,6 @@ impl Session {
                 moving.translation = Some(translation);
                 self.work = Some(Work::Move(moving));
                 self.send(flight);
-                if self.client_lost && !self.work.as_ref().is_some_and(Work::outlives_client) {
-                    self.finish();
-                }
             }
             Next::Finish(verdict) => self.end_move(*moving, verdict),
         }

@@ -35,6 +35,8 @@ impl Session {
             used += piece.len();
             self.progress_at = self.now;
             self.upstream_piece(piece);
+            // Here and not behind all of the input, so that nothing depends on how it was cut.
+            self.settle();
         }
         if self.upgrade == Some(Side::Upstream) && used < input.len() {
             self.end_in_clear(Side::Upstream);

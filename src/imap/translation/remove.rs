@@ -61,6 +61,8 @@ impl Removing {
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
         match data {
             Untagged::Search(numbers) => self.search(numbers),
+            // The client gets the gateway's, once.
+            Untagged::Status(status) if status.code("COPYUID").is_some() => Claim::Mine,
             Untagged::Fetch(number, items) if !matches!(self.step, Step::TellFlags { .. }) => {
                 let Some(state) = grammar::fetched_state(items) else { return Claim::Forward };
                 let uid = state.uid.or_else(|| self.watch.numbers.uid(*number));
