@@ -1,0 +1,110 @@
+//! Bad input gets a clear answer, and nothing is lost.
+
+use crate::client::Client;
+use crate::server::Kind;
+use crate::{check_untouched, on_servers, selected};
+
+on_servers!(malformed_moves_are_bad: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(move_without_a_selected_mailbox_is_bad: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(move_from_a_read_only_mailbox_is_refused: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(an_unknown_target_is_the_servers_own_trycreate: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(missing_rights_are_found_before_the_copy: dovecot DOVECOT_ACL);
+on_servers!(a_full_target_is_the_servers_own_refusal: dovecot DOVECOT_QUOTA, courier COURIER_QUOTA);
+
+/// MOVE-2.
+fn malformed_moves_are_bad(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let target = kind.mailbox("Target");
+    let sets = ["", "0", "1:", ":2", "1,,2", "1;2", "x", "1:2:3", "4294967296", "1 2", "-1"];
+    let mut commands: Vec<String> = sets.iter().map(|set| format!("UID MOVE {set} {target}")).collect();
+    commands.extend(
+        ["MOVE", "UID MOVE", "MOVE 1", "UID MOVE 1 ", "MOVE 1 \"open", "MOVE 1 a b"].map(str::to_owned),
+    );
+    commands.extend([format!("MOVE 4 {target}"), format!("MOVE 1:9 {target}"), format!("MOVE 1 ({target})")]);
+    for command in commands {
+        all_bad(&mut client, &command);
+    }
+    check_untouched(&route, &mut client, 3);
+}
+
+fn all_bad(client: &mut Client, command: &str) {
+    let reply = client.command(command);
+    assert!(reply.tagged.starts_with(b"BAD "), "{command}: {}", reply.status());
+    assert_eq!(reply.lines(), [""; 0], "{command}: nothing happened");
+}
+
+/// MOVE-2: before any SELECT, after CLOSE, and after a refused SELECT (WIRE-10).
+fn move_without_a_selected_mailbox_is_bad(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let (source, target) = (kind.mailbox("Source"), kind.mailbox("Target"));
+    let mut fresh = route.gateway.login();
+    all_bad(&mut fresh, &format!("UID MOVE 1 {target}"));
+    client.ok("CLOSE");
+    all_bad(&mut client, &format!("MOVE 1 {target}"));
+    client.select(&source);
+    assert!(
+        !client.command(&format!("SELECT {}", kind.mailbox("Missing"))).is_ok(),
+        "there is no such mailbox"
+    );
+    all_bad(&mut client, &format!("UID MOVE 1 {target}"));
+    client.select(&source);
+    check_untouched(&route, &mut client, 3);
+}
+
+/// MOVE-4: Dovecot would carry it out, or answer OK to a STORE that it ignores.
+fn move_from_a_read_only_mailbox_is_refused(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    client.ok(&format!("EXAMINE {}", kind.mailbox("Source")));
+    for command in ["UID MOVE 1", "MOVE 1:2"] {
+        let reply = client.command(&format!("{command} {}", kind.mailbox("Target")));
+        assert!(reply.tagged.starts_with(b"NO "), "{command}: {}", reply.status());
+    }
+    assert!(!route.tap.latest().has_command("UID COPY"), "refused before COPY");
+    check_untouched(&route, &mut client, 3);
+}
+
+/// MOVE-14.
+fn an_unknown_target_is_the_servers_own_trycreate(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let missing = kind.mailbox("Missing");
+    let own = client.command(&format!("UID COPY 2 {missing}")).tagged;
+    assert!(own.starts_with(b"NO [TRYCREATE]"), "{}", String::from_utf8_lossy(&own));
+    for command in ["UID MOVE 1", "MOVE 2:3"] {
+        let reply = client.command(&format!("{command} {missing}"));
+        assert_eq!(untimed(&reply.tagged), untimed(&own), "{command}");
+    }
+    check_untouched(&route, &mut client, 3);
+}
+
+/// Without Dovecot's `(0.001 + 0.000 secs)`.
+fn untimed(status: &[u8]) -> String {
+    let status = String::from_utf8_lossy(status);
+    status.split(" (0.").next().expect("a first part").to_owned()
+}
+
+/// MOVE-4 for the source, MOVE-14 for the target. Dovecot would answer OK to STORE and EXPUNGE and do nothing.
+fn missing_rights_are_found_before_the_copy(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let reply = client.command("UID MOVE 1 Locked");
+    assert!(reply.tagged.starts_with(b"NO [NOPERM]"), "{}", reply.status());
+    client.append("NoDelete", "", &crate::mail::message("stays"));
+    client.select("NoDelete");
+    for command in ["UID MOVE 1 Target", "MOVE 1 Target"] {
+        let reply = client.command(command);
+        assert!(reply.tagged.starts_with(b"NO [NOPERM] "), "{command}: {}", reply.status());
+        assert_eq!(client.view.0.len(), 1, "{command}: nothing left");
+    }
+    client.select("Source");
+    check_untouched(&route, &mut client, 3);
+}
+
+/// MOVE-14.
+fn a_full_target_is_the_servers_own_refusal(kind: Kind) {
+    let (route, mut client) = selected(kind, 30);
+    let (target, quota) = (kind.mailbox("Target"), "a quota of 40 messages");
+    let own = client.command(&format!("UID COPY 1:30 {target}")).tagged;
+    assert!(own.starts_with(b"NO "), "{quota}: {}", String::from_utf8_lossy(&own));
+    let reply = client.command(&format!("UID MOVE 1:30 {target}"));
+    assert_eq!(untimed(&reply.tagged), untimed(&own), "{quota}");
+    check_untouched(&route, &mut client, 30);
+}

@@ -1,0 +1,63 @@
+# Sourced by the recipes of the real servers and by tests/run. A recipe is
+#
+#     SERVER.sh DIR PORT PERSONALITY[,PERSONALITY...]
+#
+# It keeps all state in DIR, listens on 127.0.0.1:PORT, stays in the foreground, writes what the server says to
+# DIR/server.log, and ends on SIGTERM or with its parent. Users: alice/wonderland and bob/builder.
+set -eu
+umask 022
+
+# Packages that cannot be installed beside each other (all three provide "imap-server") are unpacked here. As root the
+# folder must be readable by the unprivileged user that owns the mail.
+if [ "$(id -u)" = 0 ]; then CACHE=/var/tmp/imapmove-test-servers; else CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/imapmove-test-servers; fi
+
+fail() { echo "$0: $*" >&2; exit 1; }
+has() { case ",$PERSONALITY," in *",$1,"*) return 0 ;; esac; return 1; }
+installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
+
+# need PACKAGE...: installs what is missing, as root; else says exactly what to install.
+need() {
+  local missing=() package
+  for package; do installed "$package" || missing+=("$package"); done
+  [ ${#missing[@]} = 0 ] && return 0
+  [ "$(id -u)" = 0 ] || fail "missing packages; as root: apt-get install --no-install-recommends ${missing[*]}"
+  local apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+  # --no-remove: fail rather than take another IMAP server off this machine.
+  local install=("${apt[@]}" install -y --no-remove --no-install-recommends "${missing[@]}")
+  export DEBIAN_FRONTEND=noninteractive
+  "${install[@]}" >/dev/null 2>&1 || { "${apt[@]}" update >/dev/null && "${install[@]}" >/dev/null; } ||
+    fail "apt-get could not install: ${missing[*]}"
+}
+
+# unpack NAME PACKAGE...: unpacks packages (not their dependencies) into $PREFIX, once.
+unpack() {
+  PREFIX=$CACHE/$1
+  [ -e "$PREFIX/.complete" ] && return 0
+  mkdir -p "$CACHE"
+  (
+    flock 9
+    [ -e "$PREFIX/.complete" ] && exit 0
+    rm -rf "$PREFIX" && mkdir -p "$PREFIX/.packages" && cd "$PREFIX/.packages"
+    apt-get download -qq "${@:2}" >/dev/null 2>&1 ||
+      { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq "${@:2}" >/dev/null 2>&1; } ||
+      fail "apt-get could not download: ${*:2} (as root: apt-get update)"
+    for package in *.deb; do dpkg -x "$package" "$PREFIX"; done
+    rm -rf "$PREFIX/.packages"
+    "patch_$1"
+    chmod -R a+rX "$PREFIX"
+    touch "$PREFIX/.complete"
+  ) 9>"$CACHE/lock"
+}
+
+# arguments DIR PORT PERSONALITY: sets DIR (absolute), PORT, PERSONALITY, and MAIL_USER, who owns the mail.
+arguments() {
+  [ $# = 3 ] || fail "usage: $0 DIR PORT PERSONALITY"
+  mkdir -p "$1"
+  DIR=$(cd "$1" && pwd) PORT=$2 PERSONALITY=$3
+  cd "$DIR"
+  MAIL_USER=$(id -un) MAIL_GROUP=$(id -gn)
+  if [ "$(id -u)" = 0 ]; then chmod 755 "$DIR"; MAIL_USER=nobody MAIL_GROUP=nogroup; fi
+}
+
+# run COMMAND...: becomes the server, which ends when the process that started the recipe does.
+run() { exec setpriv --pdeathsig TERM "$@" >>"$DIR/server.log" 2>&1 </dev/null; }

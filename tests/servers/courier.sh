@@ -1,0 +1,46 @@
+#!/bin/bash
+# Courier-IMAP 5.0 of Debian 12: the real couriertcpd, imaplogin and imapd; only authdaemond is replaced, because its
+# configuration and its socket are fixed in /etc and /run. See common.sh for the arguments. Personalities:
+#   legacy  Debian's own list: UIDPLUS and ACL, never MOVE (Courier has none)
+#   quota   a Maildir++ quota of 200 kB or 40 messages for each user
+# Mailboxes have the prefix "INBOX.".
+HERE=$(cd "$(dirname "$0")" && pwd)
+. "$HERE/common.sh"
+patch_courier() {
+  # libcourierauth names its socket /run/courier/authdaemon/socket. A relative name of the same length gives each DIR
+  # its own. (gcc compares and copies the name as two overlapping halves of 16 octets, hence the doubled "t".)
+  local library=$PREFIX/usr/lib/libcourierauth.so.0.0.0 size nul='\x00\x00\x00\x00\x00\x00\x00'
+  size=$(stat -c %s "$library")
+  LC_ALL=C sed -i -e "s|/run/courier/autthdaemon/socket|auth.sock$nul$nul$nul\\x00|" \
+    -e "s|/run/courier/authdaemon/socket|auth.sock$nul$nul$nul|" "$library"
+  [ "$(stat -c %s "$library")" = "$size" ] || fail "libcourierauth: the name has changed its length"
+  grep -q auth.sock "$library" || fail "libcourierauth is not the one this recipe knows"
+}
+packages() {
+  need libcourier-unicode4 gamin libgamin0 libgdbm6 libidn12 libltdl7 libgnutls30 libpcre3 python3
+  unpack courier courier-imap courier-base courier-authlib
+}
+[ "${1:-}" = install ] && { packages; exit; }
+arguments "$@"
+packages
+
+for user in alice bob; do
+  mkdir -p "home/$user"
+  "$PREFIX/usr/bin/maildirmake.courier" "home/$user/Maildir"
+  has quota && "$PREFIX/usr/bin/maildirmake.courier" -q 200000S,40C "home/$user/Maildir"
+done
+[ "$(id -u)" = 0 ] && chown -R "$MAIL_USER:$MAIL_GROUP" home
+
+setpriv --pdeathsig TERM python3 "$HERE/courier_authdaemond.py" "$DIR" "$(id -u "$MAIL_USER")" \
+  "$(getent group "$MAIL_GROUP" | cut -d: -f3)" >>server.log 2>&1 </dev/null &
+for _ in $(seq 200); do [ -S auth.sock ] && break; sleep 0.05; done
+[ -S auth.sock ] || fail "courier_authdaemond.py does not listen: $(tail -n 3 server.log)"
+
+run env -i LD_LIBRARY_PATH="$PREFIX/usr/lib" PATH="$PREFIX/usr/bin:/usr/bin:/bin" \
+  IMAP_CAPABILITY='IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE' \
+  IMAP_STARTTLS=NO IMAP_TLS_REQUIRED=0 IMAP_KEYWORDS=1 IMAP_ACL=1 IMAP_IDLE_TIMEOUT=60 IMAP_USELOCKS=1 \
+  IMAP_MAILBOX_SANITY_CHECK=1 IMAP_DISABLETHREADSORT=0 IMAP_CHECK_ALL_FOLDERS=0 IMAP_OBSOLETE_CLIENT=0 \
+  IMAP_ENHANCEDIDLE=0 IMAP_TRASHFOLDERNAME=Trash IMAP_EMPTYTRASH=Trash:7 IMAP_MOVE_EXPUNGE_TO_TRASH=0 \
+  IMAP_SHAREDINDEXFILE="$DIR/shared-index" \
+  "$PREFIX/usr/sbin/couriertcpd" -address=127.0.0.1 -nodnslookup -noidentlookup -maxprocs=200 -maxperip=200 \
+  "$PORT" "$PREFIX/usr/lib/courier/courier/imaplogin" "$PREFIX/usr/bin/imapd" Maildir

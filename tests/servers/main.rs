@@ -1,0 +1,94 @@
+//! The gateway in front of real servers: Dovecot, Courier and Cyrus, started on loopback by the recipes beside this
+//! file. A server that does not start fails its test. `tests/run` installs what they need and runs these tests.
+
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/gateway.rs"]
+mod gateway;
+#[path = "../support/mail.rs"]
+mod mail;
+#[path = "../support/server.rs"]
+mod server;
+#[path = "../support/tap.rs"]
+mod tap;
+
+mod bad_input;
+mod capabilities;
+mod clients;
+mod interruption;
+mod like_native;
+mod pass_through;
+mod round_trips;
+mod storm;
+
+use client::Client;
+use gateway::Gateway;
+use server::{Kind, Server};
+use tap::Tap;
+
+/// A server, a tap that sees what reaches it, and the gateway in front of both.
+struct Route {
+    gateway: Gateway,
+    tap: Tap,
+    server: Server,
+}
+
+impl Route {
+    fn start(kind: Kind) -> Route {
+        let server = Server::start(kind);
+        let tap = Tap::start(server.address);
+        let gateway = Gateway::start(tap.address);
+        Route { gateway, tap, server }
+    }
+}
+
+/// A route whose mailbox `Source` holds `message1` to `message{count}` and is selected through the gateway; `Target` is
+/// empty. The client's connection is the tap's latest.
+fn selected(kind: Kind, count: usize) -> (Route, Client) {
+    let route = Route::start(kind);
+    seed(&route.server, count);
+    let mut client = route.gateway.login();
+    client.select(&kind.mailbox("Source"));
+    (route, client)
+}
+
+fn seed(server: &Server, count: usize) {
+    let mut client = server.login();
+    for mailbox in ["Source", "Target"] {
+        client.ok(&format!("CREATE {}", server.kind.mailbox(mailbox)));
+    }
+    mail::deliver(&mut client, &server.kind.mailbox("Source"), (1..=count).map(|i| format!("message{i}")));
+    client.ok("LOGOUT");
+}
+
+/// Nothing was moved, flagged or expunged; the client's view is whole; the server has seen no MOVE.
+fn check_untouched(route: &Route, client: &mut Client, count: usize) {
+    let uids = client.ok("UID SEARCH ALL").search();
+    assert!(client.view.agrees(&uids) && uids.len() == count, "{:?} {uids:?}", client.view);
+    let mut direct = route.server.login();
+    let kind = route.server.kind;
+    let all = (1..=count).map(|i| (format!("message{i}"), vec![mail::Flags::new()])).collect();
+    assert_eq!(mail::contents(&mut direct, &kind.mailbox("Source")), all, "all is still in the source");
+    assert_eq!(mail::contents(&mut direct, &kind.mailbox("Target")).len(), 0, "nothing is in the target");
+    check_no_move(route);
+}
+
+/// SRV-1: servers carry out a MOVE that they do not list, so the octets that reached them are what counts.
+fn check_no_move(route: &Route) {
+    for command in route.tap.commands() {
+        assert!(!command.starts_with("MOVE") && !command.starts_with("UID MOVE"), "SRV-1: {command}");
+    }
+}
+
+/// Makes one test of a function for each server named: `on_servers!(check: dovecot DOVECOT, courier COURIER)`.
+macro_rules! on_servers {
+    ($check:ident: $($name:ident $kind:ident),+) => {
+        mod $check {
+            $(#[test]
+            fn $name() {
+                super::$check(crate::server::Kind::$kind);
+            })+
+        }
+    };
+}
+use on_servers;

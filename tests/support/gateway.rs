@@ -1,0 +1,73 @@
+//! The program itself, in front of a server.
+
+use crate::client::{self, Client};
+use crate::server::{POLL, Process, free_address, tail};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long the gateway may take until it accepts connections and the first login through it succeeds.
+const START: Duration = Duration::from_secs(20);
+
+/// A running `imapmove`. It ends when this goes out of scope.
+pub struct Gateway {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    process: Process,
+    folder: TempDir,
+}
+
+impl Gateway {
+    /// Starts the gateway in front of `upstream` and waits until a login through it succeeds.
+    ///
+    /// # Panics
+    /// If it does not start, with the tail of its log.
+    pub fn start(upstream: SocketAddr) -> Gateway {
+        let address = free_address();
+        let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imapmove"));
+        command.arg("--upstream").arg(upstream.to_string()).arg("--listen").arg(address.to_string());
+        command.arg("--admin").arg(free_address().to_string());
+        let process = Process::start(command, &folder.path().join("gateway.log"));
+        let mut gateway = Gateway { address, process, folder };
+        gateway.wait();
+        gateway
+    }
+
+    /// A connection through the gateway that is logged in as alice.
+    pub fn login(&self) -> Client {
+        Client::login(self.address)
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        self.process.terminate();
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Panics
+    /// If it has not ended after `limit`, with the tail of its log.
+    pub fn wait_for_end(&mut self, limit: Duration) -> String {
+        let ended = self.process.wait(limit);
+        ended.unwrap_or_else(|| panic!("the gateway still runs after {limit:?}:\n{}", tail(&self.log())))
+    }
+
+    fn wait(&mut self) {
+        let begun = Instant::now();
+        while !client::accepts_login(self.address) {
+            let ended = self.process.ended();
+            if ended.is_some() || begun.elapsed() > START {
+                panic!("the gateway did not start ({ended:?}); the tail of its log:\n{}", tail(&self.log()));
+            }
+            sleep(POLL);
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("gateway.log")
+    }
+}
