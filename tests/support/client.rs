@@ -304,16 +304,18 @@ pub fn accepts_login(address: SocketAddr) -> bool {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut line = String::new();
         reader.read_line(&mut line)?;
-        stream.write_all(b"r1 LOGIN alice wonderland\r\n")?;
-        while !line.starts_with("r1 ") {
+        let mut ask = |tag: &str, command: &str| -> std::io::Result<bool> {
+            stream.write_all(format!("{tag} {command}\r\n").as_bytes())?;
             line.clear();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(false);
+            while !line.starts_with(tag) {
+                line.clear();
+                if reader.read_line(&mut line)? == 0 {
+                    break;
+                }
             }
-        }
-        stream.write_all(b"r2 LOGOUT\r\n")?;
-        std::io::copy(&mut reader, &mut std::io::sink())?;
-        Ok(line.starts_with("r1 OK"))
+            Ok(line.starts_with(&format!("{tag} OK")))
+        };
+        Ok(ask("r1", "LOGIN alice wonderland")? && ask("r2", "LOGOUT")?)
     };
     attempt().unwrap_or(false)
 }
