@@ -96,8 +96,9 @@ fn in_reply(reply: &Reply) -> Vec<List> {
 }
 
 fn list_in(line: &str) -> Option<List> {
-    let (_, list) = line.split_once("CAPABILITY ").filter(|(before, _)| before.ends_with(['[', ' ']))?;
-    Some(list.split(']').next()?.split_whitespace().map(str::to_owned).collect())
+    let list =
+        line.strip_prefix("* CAPABILITY ").or(line.split_once("[CAPABILITY ").map(|(_, list)| list))?;
+    Some(list.split([']', '\r']).next()?.split_whitespace().map(str::to_owned).collect())
 }
 
 /// CAP-4.

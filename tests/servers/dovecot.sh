@@ -28,7 +28,9 @@ has native || capability=${capability/ MOVE/}
 has nouidplus && capability=${capability/ UIDPLUS/}
 
 plugins= imap_plugins= settings=
+# A list of one's own does not get what plugins add.
 if has acl; then
+  capability="$capability ACL RIGHTS=texk"
   plugins="$plugins acl" imap_plugins="$imap_plugins imap_acl" settings="$settings
   acl = vfile:$DIR/acl"
   for rights in .DEFAULT=lrwstekxai INBOX=lrwstekxai Locked=lrws NoDelete=lrwsi ReadOnly=lr; do
@@ -36,6 +38,7 @@ if has acl; then
   done
 fi
 if has quota; then
+  capability="$capability QUOTA"
   plugins="$plugins quota" imap_plugins="$imap_plugins imap_quota" settings="$settings
   quota = count:User quota
   quota_rule = *:storage=200K:messages=40
