@@ -174,13 +174,13 @@ impl Connection {
         loop {
             self.session.tick(self.begun.elapsed());
             let read = self.read(cx, Side::Upstream) | self.read(cx, Side::Client);
-            self.write(cx, Side::Client);
-            self.write(cx, Side::Upstream);
+            // Room in one leg can make the other's octets welcome again, and nothing else would wake us for them.
+            let wrote = self.write(cx, Side::Client) | self.write(cx, Side::Upstream);
             self.report();
             if let Some(step) = self.step() {
                 return Poll::Ready(step);
             }
-            if !read && self.sleep(cx).is_pending() {
+            if !read && !wrote && self.sleep(cx).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -241,15 +241,18 @@ impl Connection {
         }
     }
 
-    /// Writes what a leg takes now, then flushes it: TLS answers Ok while records still wait.
-    fn write(&mut self, cx: &mut Context<'_>, to: Side) {
+    /// Writes what a leg takes now, then flushes it: TLS answers Ok while records still wait. Says whether there was
+    /// anything that it took.
+    fn write(&mut self, cx: &mut Context<'_>, to: Side) -> bool {
         let (output, leg) = (self.session.output(to), &mut self.legs[to as usize]);
+        let before = output.len();
         match leg.poll_write_all(cx, output) {
             Poll::Ready(Err(error)) => self.broken(to, &error),
             // An idle connection holds no buffer.
             Poll::Ready(Ok(())) => *output = BytesMut::new(),
             Poll::Pending => {}
         }
+        self.session.output(to).len() != before
     }
 
     /// Passes on what the session has to tell.

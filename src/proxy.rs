@@ -129,7 +129,8 @@ async fn drain(shared: &Shared, tasks: &TaskTracker, mut signals: mpsc::Receiver
         () = tokio::time::sleep(shared.config.drain_deadline) => {}
         Some(()) = signals.recv() => {}
     }
-    let cut = tasks.len();
+    // Not the tasks: a listener's may not have noticed the drain yet.
+    let cut = usize::try_from(shared.metrics.connections_active.get()).unwrap_or_default();
     shared.phase.send_replace(Phase::Stopping);
     tracing::warn!(sessions = cut, "stopping with sessions that were not finished");
     let _ = tokio::time::timeout(LAST_WORDS, tasks.wait()).await;

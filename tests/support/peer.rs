@@ -1,5 +1,7 @@
 //! The gateway between two peers that say what a test tells them, in clear or in TLS.
 
+#![allow(dead_code, reason = "each test crate that takes this in uses a part of it")]
+
 use imapmove::config::Config;
 use imapmove::proxy::Proxy;
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
@@ -16,6 +18,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -119,7 +122,8 @@ pub struct Gateway {
     pub plain: Option<SocketAddr>,
     pub tls: Option<SocketAddr>,
     /// Dropped, it is a signal to drain.
-    _signals: mpsc::Sender<()>,
+    signals: mpsc::Sender<()>,
+    sessions_cut: JoinHandle<usize>,
 }
 
 impl Gateway {
@@ -130,8 +134,17 @@ impl Gateway {
         let proxy = Proxy::bind(config).await.expect("binds");
         let (plain, tls) = (proxy.address(), proxy.tls_address());
         let (signals, receiver) = mpsc::channel(2);
-        tokio::spawn(proxy.run(receiver));
-        Gateway { plain, tls, _signals: signals }
+        Gateway { plain, tls, signals, sessions_cut: tokio::spawn(proxy.run(receiver)) }
+    }
+
+    /// What SIGTERM does.
+    pub async fn signal(&self) {
+        self.signals.send(()).await.expect("the gateway runs");
+    }
+
+    /// Waits for the end of a gateway that drains. Says how many sessions were cut.
+    pub async fn end(self) -> usize {
+        timeout(PATIENCE, self.sessions_cut).await.expect("an end in time").expect("no panic")
     }
 
     pub async fn connect(&self) -> Peer {
@@ -226,6 +239,12 @@ impl Peer {
             "the connection was reset"
         );
         String::from_utf8(rest).expect("text")
+    }
+
+    /// Goes away so that the gateway's next write to this peer fails.
+    pub fn reset(self) {
+        let Socket::Plain(stream) = self.socket else { panic!("only in clear") };
+        stream.set_zero_linger().expect("a socket option");
     }
 
     pub async fn into_tls_server(self, identity: &Identity) -> io::Result<Peer> {
