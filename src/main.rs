@@ -59,7 +59,8 @@ async fn show(once: bool) -> bool {
 fn start_log(config: &Config) {
     let log =
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    log.with_max_level(config.log_level).init();
+    // A log that nobody reads any more must not end the process: its complaint would go to stderr, and panic there.
+    log.log_internal_errors(false).with_max_level(config.log_level).init();
     // Where, and not the message: that can quote what a peer sent.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

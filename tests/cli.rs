@@ -326,3 +326,26 @@ fn a_session_that_a_second_signal_cuts_makes_the_exit_code_1() {
     let (status, log) = gateway.end();
     assert_eq!(status.code(), Some(1), "{log}");
 }
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let (upstream, address) = upstream();
+    let mut gateway = Gateway::start(address);
+    // The reading end of its stderr closes.
+    gateway.log = BufReader::new(spare_pipe());
+    for _ in 0..2 {
+        let mut client = gateway.connect();
+        upstream.accept().expect("the gateway connects").0.write_all(GREETING).expect("writes");
+        assert!(line(&mut client).starts_with("* OK "));
+    }
+    gateway.signal("TERM");
+    assert_eq!(gateway.process.wait().expect("ends").code(), Some(0));
+}
+
+/// The stderr of a process that says nothing.
+fn spare_pipe() -> std::process::ChildStderr {
+    let mut silent = Command::new("true").stderr(Stdio::piped()).spawn().expect("runs");
+    let pipe = silent.stderr.take().expect("piped");
+    silent.wait().expect("ends");
+    pipe
+}
