@@ -4,7 +4,7 @@ mod leg;
 
 use crate::imap::{Notice, Outcome, Session, Side, Tls};
 use crate::metrics::{Metrics, outcome_name, side_name};
-use crate::proxy::{Phase, Shared};
+use crate::shared::{Phase, Shared};
 use bytes::BytesMut;
 use leg::Leg;
 use std::borrow::Cow;
@@ -269,8 +269,8 @@ impl Connection {
                         tracing::info!(conn = %Id(self.id), outcome, moved, left_behind, seconds, "MOVE not done");
                     }
                 }
-                Notice::ProtocolError { side, what } => {
-                    tracing::debug!(conn = %Id(self.id), side = side_name(side), what, "protocol error");
+                Notice::ProtocolError { side, breach } => {
+                    tracing::debug!(conn = %Id(self.id), side = side_name(side), kind = breach.name(), "protocol error");
                 }
                 _ => {}
             }

@@ -32,6 +32,7 @@
 //! | [`config`] | every setting, default and unit in one table; flags, environment, file |
 //! | [`proxy`] | listeners, the limit, a task per connection, the drain |
 //! | [`connection`] | one client and its upstream: both sockets, one session |
+//! | [`shared`] | what all connections have in common: settings, TLS, counters, whether it drains |
 //! | [`tls`] | both handshakes, and whether a certificate is believed |
 //! | [`imap`] | the core: everything that is IMAP |
 //! | [`metrics`] | the counters |
@@ -58,4 +59,5 @@ pub mod demo;
 pub mod imap;
 pub mod metrics;
 pub mod proxy;
+pub mod shared;
 pub mod tls;

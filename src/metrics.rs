@@ -1,6 +1,6 @@
 //! The counters. No label ever holds a user, a mailbox or an address, and every series is there, at 0, from the start.
 
-use crate::imap::{Notice, Outcome, Side};
+use crate::imap::{Breach, Notice, Outcome, Side};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
@@ -105,7 +105,7 @@ impl Default for Metrics {
                 of,
                 "protocol_errors_total",
                 "Breaches of the protocol, by whose they are.",
-                &[("side", SIDES)],
+                &[("side", SIDES), ("kind", &Breach::ALL.map(Breach::name))],
             ),
             registry,
         }
@@ -127,8 +127,8 @@ impl Metrics {
                 self.move_left_behind.inc_by((*left_behind).into());
                 self.move_duration.observe(took.as_secs_f64());
             }
-            Notice::ProtocolError { side, .. } => {
-                self.protocol_errors.with_label_values(&[side_name(*side)]).inc();
+            Notice::ProtocolError { side, breach } => {
+                self.protocol_errors.with_label_values(&[side_name(*side), breach.name()]).inc();
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use crate::admin;
 use crate::config::{Config, Problem};
 use crate::connection::{self, Client};
 use crate::imap::Tls;
-use crate::metrics::Metrics;
+use crate::shared::{Phase, Shared};
 use crate::tls::{Acceptor, Connector};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,33 +20,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// To a client above the limit.
 const FULL: &[u8] = b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n";
-
-/// Where the process is in its life. A session takes part in each change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Connections come and go.
-    Running,
-    /// No new ones; the others finish what they do.
-    Draining,
-    /// Over, at once.
-    Stopping,
-}
-
-/// What all connections of a gateway have in common.
-pub struct Shared {
-    /// The effective settings.
-    pub config: Config,
-    /// For clients' handshakes, if there is a certificate.
-    pub acceptor: Option<Acceptor>,
-    /// For the upstream's, if that leg has TLS.
-    pub connector: Option<Connector>,
-    /// The counters.
-    pub metrics: Arc<Metrics>,
-    /// A login has shown that the upstream can carry out a MOVE (CAP-2).
-    pub qualifies: AtomicBool,
-    /// Watched by every session.
-    pub phase: watch::Sender<Phase>,
-}
 
 /// A gateway whose addresses are bound and which has not begun to serve.
 pub struct Proxy {

@@ -2,7 +2,7 @@
 //!
 //! They see whole lines only: "complete", never streaming.
 
-use super::command::{Mailbox, Wire};
+use super::mailbox::{Mailbox, Wire};
 use super::sequence::{End, SequenceSet};
 use nom::branch::alt;
 use nom::bytes::complete::{tag, tag_no_case, take, take_till, take_while, take_while1};

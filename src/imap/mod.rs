@@ -6,6 +6,9 @@
 mod capability;
 mod command;
 mod grammar;
+mod mailbox;
+mod own_command;
+mod proof;
 mod response;
 pub(crate) mod scan;
 mod sequence;
@@ -109,8 +112,8 @@ pub enum Notice {
     ProtocolError {
         /// Whose fault it was.
         side: Side,
-        /// What was wrong, in a few fixed words without any octets of the peer.
-        what: &'static str,
+        /// What was wrong.
+        breach: Breach,
     },
 }
 
@@ -127,4 +130,54 @@ pub enum Outcome {
     Incomplete,
     /// The upstream went away or hung (FAULT-3).
     UpstreamLost,
+}
+
+/// What a side did that the protocol does not allow, or did not do in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Breach {
+    /// The client: a command line that cannot go upstream, and was refused (WIRE-1, WIRE-5).
+    BadCommand,
+    /// The client: a command that went upstream in part and cannot go on; the session ended (WIRE-1, WIRE-5).
+    BrokenCommand,
+    /// Either: octets in clear behind STARTTLS; the session ended (WIRE-8).
+    ClearOctets,
+    /// The upstream: a first line that is no greeting (WIRE-9).
+    NoGreeting,
+    /// Either: silence for longer than the limit. The upstream's greeting or answer, or a client that takes nothing during
+    /// a MOVE (WIRE-9, FAULT-2, FAULT-3).
+    Silence,
+    /// The upstream: a tagged reply that nobody asked for (WIRE-1).
+    UnaskedReply,
+    /// The upstream: a VANISHED too long to be understood (WIRE-4).
+    LongVanished,
+    /// The upstream: a literal whose length no number holds; the session ended (WIRE-1).
+    EndlessLiteral,
+}
+
+impl Breach {
+    /// All of them.
+    pub const ALL: [Breach; 8] = [
+        Breach::BadCommand,
+        Breach::BrokenCommand,
+        Breach::ClearOctets,
+        Breach::NoGreeting,
+        Breach::Silence,
+        Breach::UnaskedReply,
+        Breach::LongVanished,
+        Breach::EndlessLiteral,
+    ];
+
+    /// Its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Breach::BadCommand => "bad_command",
+            Breach::BrokenCommand => "broken_command",
+            Breach::ClearOctets => "clear_octets",
+            Breach::NoGreeting => "no_greeting",
+            Breach::Silence => "silence",
+            Breach::UnaskedReply => "unasked_reply",
+            Breach::LongVanished => "long_vanished",
+            Breach::EndlessLiteral => "endless_literal",
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::imap::command::{Form, MoveCommand, Tag};
 use crate::imap::grammar;
 use crate::imap::scan::{Announced, Piece, announced, without_line_end};
 use crate::imap::translation::Selected;
-use crate::imap::{Side, Tls};
+use crate::imap::{Breach, Side, Tls};
 
 /// Where the client's stream stands.
 #[derive(Debug)]
@@ -254,7 +254,7 @@ impl Session {
         let mut reply = legal_tag(text).unwrap_or(b"*").to_vec();
         reply.extend_from_slice(format!(" {why}\r\n").as_bytes());
         if why.starts_with("BAD") {
-            self.blame(Side::Client, "a command line that cannot be passed on");
+            self.blame(Side::Client, Breach::BadCommand);
         }
         self.mode = Mode::Discarding { reply };
         if whole {
@@ -378,7 +378,7 @@ impl Session {
 
     /// Of this command something went upstream already: there is no way to refuse it alone.
     fn end_client_error(&mut self, why: &str) {
-        self.blame(Side::Client, "a command that cannot be passed on to its end");
+        self.blame(Side::Client, Breach::BrokenCommand);
         self.end_with("", why);
     }
 

@@ -1,6 +1,7 @@
 //! Commands of the gateway's own that are on their way: their tags, their continuations, their replies.
 
-use crate::imap::command::{Flight, Purpose, Tag};
+use crate::imap::command::Tag;
+use crate::imap::own_command::{Flight, Purpose};
 use std::collections::VecDeque;
 
 /// Hands out the gateway's tags. A client's tag is never one of them: the prefix gives way to the one client

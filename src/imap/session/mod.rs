@@ -9,7 +9,7 @@ use super::capability::{Capabilities, Leg};
 use super::command::Tag;
 use super::scan::Scanner;
 use super::translation::Selected;
-use super::{Notice, Settings, Side, Tls};
+use super::{Breach, Notice, Settings, Side, Tls};
 use bytes::{Buf, BytesMut};
 use client::Mode;
 use flight::{InFlight, OwnTags};
@@ -377,9 +377,10 @@ impl Session {
 
     /// WIRE-8: octets came in clear where only a handshake may follow.
     fn end_in_clear(&mut self, side: Side) {
-        self.blame(side, "octets behind STARTTLS");
+        self.blame(side, Breach::ClearOctets);
         self.upgrade = None;
-        self.end_with("", "Octets came in clear behind STARTTLS; they are not used, connect again");
+        let code = if side == Side::Upstream { "[UNAVAILABLE] " } else { "" };
+        self.end_with(code, "Octets came in clear behind STARTTLS; they are not used, connect again");
     }
 
     fn client_gone(&mut self) {
@@ -426,8 +427,8 @@ impl Session {
         self.unsaid.len() + if self.out[Side::Client as usize].is_empty() { 0 } else { self.said }
     }
 
-    fn blame(&mut self, side: Side, what: &'static str) {
-        self.notices.push_back(Notice::ProtocolError { side, what });
+    fn blame(&mut self, side: Side, breach: Breach) {
+        self.notices.push_back(Notice::ProtocolError { side, breach });
     }
 
     /// The client's own leg, for capability lists (CAP-7).

@@ -2,10 +2,11 @@
 
 use super::flight::InFlight;
 use super::{CLIENT_STALL, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};
-use crate::imap::command::{Flight, MoveCommand, OwnCommand, Purpose, Tag, Writer};
+use crate::imap::command::{MoveCommand, Tag};
+use crate::imap::own_command::{Flight, OwnCommand, Purpose, Writer};
 use crate::imap::response::{Condition, Response, Status, Untagged};
 use crate::imap::translation::{self, Claim, Next, Rights, Translation, Verdict};
-use crate::imap::{Notice, Outcome, Side, Tls};
+use crate::imap::{Breach, Notice, Outcome, Side, Tls};
 use std::time::Duration;
 
 /// Why the gateway speaks for itself. Meanwhile the client's next commands are held (WIRE-6).
@@ -54,7 +55,7 @@ impl Session {
     /// The first line of the upstream (WIRE-9).
     pub(super) fn greeting(&mut self, line: &[u8]) {
         let Response::Untagged(Untagged::Status(status)) = Response::parse(line) else {
-            self.blame(Side::Upstream, "no IMAP greeting");
+            self.blame(Side::Upstream, Breach::NoGreeting);
             return self.upstream_gone("The mail server did not greet as an IMAP server does");
         };
         match status.condition {
@@ -338,15 +339,15 @@ impl Session {
 
     pub(super) fn on_deadline(&mut self) {
         if self.phase != Phase::Running {
-            self.blame(Side::Upstream, "no greeting in time");
+            self.blame(Side::Upstream, Breach::Silence);
             return self.upstream_gone("The mail server did not greet in time");
         }
         if self.silence_ends() <= self.now {
-            self.blame(Side::Upstream, "no answer in time");
+            self.blame(Side::Upstream, Breach::Silence);
             return self.upstream_gone("The mail server does not answer");
         }
         if self.stall_ends() <= self.now {
-            self.blame(Side::Client, "takes nothing during a MOVE");
+            self.blame(Side::Client, Breach::Silence);
             return self.client_gone();
         }
         if let Some(Work::Move(moving)) = &mut self.work {

@@ -2,12 +2,12 @@
 
 use super::{Kind, OWN_ANSWER, Pending, Phase, Session, UNDERSTOOD};
 use crate::imap::capability::{self, Capabilities};
-use crate::imap::command::Purpose;
 use crate::imap::grammar;
+use crate::imap::own_command::Purpose;
 use crate::imap::response::{Condition, Response, Status, Untagged, split_word};
 use crate::imap::scan::{Piece, SHORT_LINE, announced};
 use crate::imap::translation::{Claim, Rights, Selected};
-use crate::imap::{Notice, Side};
+use crate::imap::{Breach, Notice, Side};
 
 /// What becomes of the rest of a response whose first line was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl Session {
                 true
             }
             Some(None) => {
-                self.blame(Side::Upstream, "a literal of impossible length");
+                self.blame(Side::Upstream, Breach::EndlessLiteral);
                 self.finish();
                 true
             }
@@ -113,9 +113,7 @@ impl Session {
             }
             Response::Untagged(Untagged::Status(_)) => self.course = Course::Reply,
             // Its UIDs are not known: the client's count of messages is lost with them.
-            Response::Untagged(_) if is_word(head, b"VANISHED") => {
-                self.lose_framing("a VANISHED too long to be read")
-            }
+            Response::Untagged(_) if is_word(head, b"VANISHED") => self.lose_framing(Breach::LongVanished),
             _ => {}
         }
         self.emit(Side::Client, head);
@@ -163,7 +161,7 @@ impl Session {
     /// A tagged reply to a command of the client's, or to nobody's. `line` is `None` if it passes in parts.
     fn client_reply(&mut self, tag: &[u8], status: &Status<'_>, line: Option<&[u8]>) -> bool {
         let Some(at) = self.pending.iter().position(|p| *p.tag.0 == *tag) else {
-            self.lose_framing("a tagged reply that nobody asked for");
+            self.lose_framing(Breach::UnaskedReply);
             line.into_iter().for_each(|line| _ = self.forward(line));
             return false;
         };
@@ -212,8 +210,8 @@ impl Session {
         self.framing_lost = false;
     }
 
-    fn lose_framing(&mut self, what: &'static str) {
-        self.blame(Side::Upstream, what);
+    fn lose_framing(&mut self, breach: Breach) {
+        self.blame(Side::Upstream, breach);
         self.framing_lost = true;
     }
 

@@ -15,17 +15,21 @@ mod copy;
 mod numbers;
 mod remove;
 mod resolve;
-
-pub use copy::Copied;
+mod unproven;
+mod watch;
 
 use super::Outcome;
 use super::capability::Uidplus;
-use super::command::{Flight, Form, Mailbox, MoveCommand, Purpose, Writer};
+use super::command::{Form, MoveCommand};
+use super::mailbox::Mailbox;
+use super::own_command::{Flight, Purpose, Writer};
+use super::proof::Refused;
 use super::response::{Status, Untagged};
 use super::sequence::UidSet;
-use copy::{Copying, Unproven};
+use copy::Copying;
 use remove::Removing;
 use resolve::Resolving;
+use unproven::Unproven;
 
 /// What is known of the selected mailbox (RFC 9051 section 3.3).
 #[derive(Clone, Debug, Default)]
@@ -205,6 +209,16 @@ impl Translation {
             Stage::Copy(stage) => stage.upstream_lost(),
             Stage::Unproven(stage) => stage.upstream_lost(),
             Stage::Remove(stage) => stage.upstream_lost(),
+        }
+    }
+}
+
+/// MOVE-14: the upstream's own words under the client's tag.
+fn refusal(refused: Option<Refused>) -> Verdict {
+    match refused {
+        Some(refused) => Verdict::new(Outcome::Refused, refused.reply),
+        None => {
+            Verdict::new(Outcome::Refused, "NO The mail server did not copy the messages; nothing was moved")
         }
     }
 }

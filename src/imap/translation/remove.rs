@@ -1,12 +1,24 @@
 //! The second flight: flag and expunge what is proved to be copied, and see each message leave (MOVE-7, MOVE-11).
 
-use super::copy::{Copied, Proved, Watch};
+use super::watch::Watch;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named};
 use crate::imap::Outcome;
-use crate::imap::command::{Flight, Purpose};
 use crate::imap::grammar;
+use crate::imap::own_command::{Flight, Purpose};
+use crate::imap::proof::{Copied, Proof, Refused};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::sequence::{Collected, UidSet};
+
+/// What the first flight has shown.
+#[derive(Debug)]
+pub struct Proved {
+    pub proof: Proof,
+    /// Asked for, accepted, not proved.
+    pub unproven: Option<UidSet>,
+    pub refused: Option<Refused>,
+    /// Had `\\Deleted` before the gateway set it.
+    pub flagged_before: Option<UidSet>,
+}
 
 /// Where the removal stands.
 #[derive(Debug)]
@@ -40,8 +52,8 @@ pub struct Removing {
 
 impl Removing {
     pub fn begin(job: Job, proved: Proved, watch: Watch) -> Next {
-        let mut flight = job.writer.store(&proved.copied);
-        flight.extend(job.writer.expunge(job.uidplus, &proved.copied));
+        let mut flight = job.writer.store(&proved.proof.copied);
+        flight.extend(job.writer.expunge(job.uidplus, &proved.proof.copied));
         let stage = Removing {
             proved,
             watch,
@@ -66,7 +78,7 @@ impl Removing {
             Untagged::Fetch(number, items) if !matches!(self.step, Step::TellFlags { .. }) => {
                 let Some(state) = grammar::fetched_state(items) else { return Claim::Forward };
                 let uid = state.uid.or_else(|| self.watch.numbers.uid(*number));
-                let moved = uid.is_some_and(|uid| self.proved.copied.uids().contains(uid));
+                let moved = uid.is_some_and(|uid| self.proved.proof.copied.uids().contains(uid));
                 if moved { Claim::Mine } else { Claim::Forward }
             }
             _ => self.removal(data),
@@ -75,8 +87,8 @@ impl Removing {
 
     fn removal(&mut self, data: &Untagged<'_>) -> Claim {
         let gone = self.watch.removal(data);
-        let ours = gone.is_some_and(|gone| self.proved.copied.uids().intersection(&gone).is_some());
-        match self.proved.copyuid.take_if(|_| ours) {
+        let ours = gone.is_some_and(|gone| self.proved.proof.copied.uids().intersection(&gone).is_some());
+        match self.proved.proof.copyuid.take_if(|_| ours) {
             Some(line) => Claim::ForwardAfter(line),
             None => Claim::Forward,
         }
@@ -124,7 +136,7 @@ impl Removing {
 
     /// Copied and not seen leaving.
     fn unseen(&self) -> Option<UidSet> {
-        let copied = self.proved.copied.uids();
+        let copied = self.proved.proof.copied.uids();
         self.watch.left.set().map_or_else(|| Some(copied.clone()), |left| copied.without(&left))
     }
 
@@ -145,7 +157,7 @@ impl Removing {
         if let (Some(there), Some(unproven)) = (&there, &self.proved.unproven) {
             self.not_copied = self.not_copied.take().or_else(|| there.intersection(unproven));
         }
-        let Some(stay) = there.and_then(|there| self.proved.copied.only(&there)) else {
+        let Some(stay) = there.and_then(|there| self.proved.proof.copied.only(&there)) else {
             return Next::Finish(self.finish(None));
         };
         if self.again {
@@ -162,7 +174,7 @@ impl Removing {
 
     fn finish(mut self, stays: Option<&UidSet>) -> Verdict {
         let stayed = stays.map_or(0, UidSet::count);
-        let moved = self.proved.copied.uids().count() - stayed;
+        let moved = self.proved.proof.copied.uids().count() - stayed;
         let mut verdict = self.verdict(stays, moved);
         verdict.moved = moved;
         verdict.left_behind = stayed;
@@ -220,7 +232,7 @@ impl Removing {
     fn closing_lines(&mut self, moved: u64, outcome: Outcome) -> Vec<Vec<u8>> {
         let mut lines = Vec::new();
         if moved > 0 {
-            lines.extend(self.proved.copyuid.take());
+            lines.extend(self.proved.proof.copyuid.take());
         }
         if let Some(n) = self.highest_modseq.as_ref().filter(|_| moved > 0 && outcome != Outcome::Moved) {
             lines.push([b"* OK [HIGHESTMODSEQ ", &n[..], b"] Highest\r\n"].concat());

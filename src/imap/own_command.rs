@@ -1,0 +1,142 @@
+//! The commands that the gateway writes of its own. STORE and UID EXPUNGE can be written for nothing that is not
+//! proved to be copied.
+
+use super::capability::{Capabilities, Uidplus};
+use super::mailbox::{Mailbox, Wire};
+use super::proof::Copied;
+use super::sequence::{NumberSet, UidSet};
+
+/// What a command of the gateway's own is for: its reply is known by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Capability,
+    StartTls,
+    Rights,
+    ResolveNumbers,
+    ResolveSaved,
+    List,
+    SearchDeleted,
+    /// The COPY of the chunk with this index.
+    Copy(usize),
+    Store,
+    Expunge,
+    SearchLeft,
+    FetchFlags,
+}
+
+/// A command of the gateway's own, without its tag and without the CR LF at its end. Between two parts it
+/// waits for a continuation.
+#[derive(Debug)]
+pub(super) struct OwnCommand {
+    pub purpose: Purpose,
+    pub parts: Vec<Vec<u8>>,
+}
+
+impl OwnCommand {
+    pub fn new(purpose: Purpose, text: impl Into<Vec<u8>>) -> OwnCommand {
+        OwnCommand { purpose, parts: vec![text.into()] }
+    }
+
+    fn with_mailbox(
+        purpose: Purpose,
+        text: &str,
+        mailbox: &Mailbox,
+        capabilities: &Capabilities,
+    ) -> OwnCommand {
+        let mut head = text.as_bytes().to_vec();
+        let octets = &mailbox.octets;
+        match &mailbox.wire {
+            Wire::AsSent(raw) => head.extend_from_slice(raw),
+            Wire::Literal if capabilities.allows_non_synchronising(octets.len() as u64) => {
+                head.extend_from_slice(format!("{{{}+}}\r\n", octets.len()).as_bytes());
+                head.extend_from_slice(octets);
+            }
+            Wire::Literal => {
+                head.extend_from_slice(format!("{{{}}}", octets.len()).as_bytes());
+                return OwnCommand { purpose, parts: vec![head, octets.clone()] };
+            }
+        }
+        OwnCommand::new(purpose, head)
+    }
+}
+
+/// Commands that are written together; the next flight waits for the replies to all of them.
+pub(super) type Flight = Vec<OwnCommand>;
+
+/// Room for a tag, SP, the longest command words and CR LF.
+const OVERHEAD: usize = 60;
+/// However long the mailbox name is, this much of a line is left to the set.
+const LEAST_SET: usize = 100;
+
+/// Writes the gateway's own commands, none longer than the limit (MOVE-8).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writer {
+    pub max_line: usize,
+    pub capabilities: Capabilities,
+}
+
+impl Writer {
+    fn room(&self, also: usize) -> usize {
+        self.max_line.saturating_sub(OVERHEAD + also).max(LEAST_SET)
+    }
+
+    fn each(&self, set: &UidSet, purpose: Purpose, text: impl Fn(&UidSet) -> String) -> Flight {
+        set.chunks(self.room(0)).iter().map(|chunk| OwnCommand::new(purpose, text(chunk))).collect()
+    }
+
+    /// `FETCH numbers (UID)`: the one command that may name sequence numbers, and the first of a MOVE.
+    pub fn resolve(&self, numbers: &NumberSet) -> Flight {
+        let fetch = |n| OwnCommand::new(Purpose::ResolveNumbers, format!("FETCH {n} (UID)"));
+        numbers.chunks(self.room(0)).iter().map(fetch).collect()
+    }
+
+    /// `MYRIGHTS mailbox` (RFC 4314).
+    pub fn rights(&self, mailbox: &Mailbox) -> OwnCommand {
+        OwnCommand::with_mailbox(Purpose::Rights, "MYRIGHTS ", mailbox, &self.capabilities)
+    }
+
+    /// `UID FETCH set (UID)`: which messages there are, at which sequence numbers.
+    pub fn list(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::List, |s| format!("UID FETCH {s} (UID)"))
+    }
+
+    /// `UID SEARCH UID set DELETED`: which had the flag before the gateway set it.
+    pub fn search_deleted(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::SearchDeleted, |s| format!("UID SEARCH UID {s} DELETED"))
+    }
+
+    /// The parts of the set that are copied one by one.
+    pub fn copy_chunks(&self, set: &UidSet, target: &Mailbox) -> Vec<UidSet> {
+        set.chunks(self.room(target.octets.len() * 2))
+    }
+
+    /// `UID COPY chunk target`.
+    pub fn copy(&self, index: usize, chunk: &UidSet, target: &Mailbox) -> OwnCommand {
+        OwnCommand::with_mailbox(
+            Purpose::Copy(index),
+            &format!("UID COPY {chunk} "),
+            target,
+            &self.capabilities,
+        )
+    }
+
+    /// `UID STORE copied +FLAGS.SILENT (\Deleted)`: only what an accepted COPY has named.
+    pub fn store(&self, copied: &Copied) -> Flight {
+        self.each(copied.uids(), Purpose::Store, |s| format!("UID STORE {s} +FLAGS.SILENT (\\Deleted)"))
+    }
+
+    /// `UID EXPUNGE copied`: never a bare EXPUNGE, and only what an accepted COPY has named.
+    pub fn expunge(&self, _has: Uidplus, copied: &Copied) -> Flight {
+        self.each(copied.uids(), Purpose::Expunge, |s| format!("UID EXPUNGE {s}"))
+    }
+
+    /// `UID SEARCH UID set`: which are still there.
+    pub fn search(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::SearchLeft, |s| format!("UID SEARCH UID {s}"))
+    }
+
+    /// `UID FETCH set (UID FLAGS)`: for the client, of messages that stay (MOVE-10).
+    pub fn fetch_flags(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::FetchFlags, |s| format!("UID FETCH {s} (UID FLAGS)"))
+    }
+}
