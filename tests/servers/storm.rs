@@ -16,14 +16,27 @@ const BYSTANDER_EVERY: usize = 30;
 const WATCH: usize = 10;
 
 on_servers!(storm: dovecot_maildir DOVECOT, dovecot_mdbox DOVECOT_MDBOX, courier COURIER, cyrus CYRUS);
+on_servers!(storm_with_qresync: dovecot DOVECOT, cyrus CYRUS);
 
 /// The promise of the contract, on a real server: nothing lost, doubled, touched or left flagged; the watcher's
 /// sequence numbers are right; the server has never seen a MOVE (SRV-1).
 fn storm(kind: Kind) {
+    run(kind, "NOOP");
+}
+
+/// MOVE-16: the same, with removals told as VANISHED.
+fn storm_with_qresync(kind: Kind) {
+    run(kind, "ENABLE QRESYNC");
+}
+
+/// `prepare` is the first command of the one who moves and of the one who watches.
+fn run(kind: Kind, prepare: &str) {
     let route = Route::start(kind);
     let (source, target) = (kind.mailbox("Source"), kind.mailbox("Target"));
     seed(&mut route.server.login(), &source, &target);
-    let mut watcher = route.gateway.login();
+    let (mut watcher, mut mover) = (route.gateway.login(), route.gateway.login());
+    watcher.ok(prepare);
+    mover.ok(prepare);
     watcher.select(&source);
 
     let (fates, arrived) = thread::scope(|scope| {
@@ -34,7 +47,7 @@ fn storm(kind: Kind) {
         let watching = scope.spawn(move || watch(watcher, &watching));
         let meddling = scope.spawn(move || meddle(route.gateway.login(), source, &meddling));
         let delivering = scope.spawn(move || deliver(route.gateway.login(), source, &delivering));
-        move_all(route.gateway.login(), source, &target, &others);
+        move_all(mover, source, &target, &others);
         drop(others);
         watching.join().expect("the watcher was content");
         (meddling.join().expect("the meddler was served"), delivering.join().expect("the sender was served"))
