@@ -11,6 +11,9 @@ on_servers!(an_unknown_target_is_the_servers_own_trycreate: dovecot DOVECOT, cou
 on_servers!(missing_rights_are_found_before_the_copy: dovecot DOVECOT_ACL);
 on_servers!(a_full_target_is_the_servers_own_refusal: dovecot DOVECOT_QUOTA, courier COURIER_QUOTA);
 
+on_servers!(lines_that_are_no_commands_never_reach_the_server: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(garbage_before_login_harms_nobody: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+
 /// MOVE-2.
 fn malformed_moves_are_bad(kind: Kind) {
     let (route, mut client) = selected(kind, 3);
@@ -107,4 +110,38 @@ fn a_full_target_is_the_servers_own_refusal(kind: Kind) {
     let reply = client.command(&format!("UID MOVE 1:30 {target}"));
     assert_eq!(untimed(&reply.tagged), untimed(&own), "{quota}");
     check_untouched(&route, &mut client, 30);
+}
+
+/// WIRE-4, WIRE-5.
+fn lines_that_are_no_commands_never_reach_the_server(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let before = route.tap.commands().len();
+    let long = format!("UID MOVE {}1 Target", "1,".repeat(50_000));
+    for command in ["NOOP \0", "NO\rOP", "UID MOVE 1 Tar\0get", "UID MOVE\r1 Target", &long] {
+        all_bad(&mut client, command);
+    }
+    for (line, answer) in [("", "* BAD "), ("* NOOP", "* BAD "), ("a(b NOOP", "* BAD "), ("tag", "tag BAD ")]
+    {
+        client.send(format!("{line}\r\n"));
+        let got = client.read_line();
+        assert!(got.starts_with(answer.as_bytes()), "{line:?}: {:?}", String::from_utf8_lossy(&got));
+    }
+    assert_eq!(route.tap.commands().len(), before, "nothing went to the server: {:?}", route.tap.commands());
+    check_untouched(&route, &mut client, 3);
+}
+
+/// FAULT-5: HTTP, TLS and noise on the IMAP port end their own connection or get their answers; others don't notice.
+fn garbage_before_login_harms_nobody(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let http: &[u8] = b"GET / HTTP/1.1\r\nHost: mail.example.test\r\n\r\n";
+    let noise: Vec<u8> = (0..20_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for garbage in [http, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", &noise, b"\r\n\r\n\r\n"] {
+        let mut stranger = Client::connect(route.gateway.address);
+        stranger.send(garbage);
+        stranger.half_close();
+        stranger.rest();
+    }
+    client.ok(&format!("UID MOVE 1 {}", kind.mailbox("Target")));
+    assert_eq!(client.view.0.len(), 2, "the others still move mail");
+    crate::check_no_move(&route);
 }

@@ -1,8 +1,10 @@
 # Sourced by the recipes of the real servers and by tests/run. A recipe is
 #
-#     SERVER.sh DIR PORT PERSONALITY[,PERSONALITY...]
+#     SERVER.sh DIR PORT PERSONALITY[,PERSONALITY...]    starts the server
+#     SERVER.sh install                                  only installs it
+#     SERVER.sh packages                                 says which packages it needs
 #
-# It keeps all state in DIR, listens on 127.0.0.1:PORT, stays in the foreground, writes what the server says to
+# It names them in PACKAGES, and those that are only unpacked (see below) in UNPACKED. It keeps all state in DIR, listens on 127.0.0.1:PORT, stays in the foreground, writes what the server says to
 # DIR/server.log, and ends on SIGTERM or with its parent. Users: alice/wonderland and bob/builder.
 set -eu
 umask 022
@@ -11,6 +13,8 @@ umask 022
 # folder must be readable by the unprivileged user that owns the mail.
 if [ "$(id -u)" = 0 ]; then CACHE=/var/tmp/imapmove-test-servers; else CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/imapmove-test-servers; fi
 
+PACKAGES=() UNPACKED=()
+patch() { :; }
 fail() { echo "$0: $*" >&2; exit 1; }
 has() { case ",$PERSONALITY," in *",$1,"*) return 0 ;; esac; return 1; }
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
@@ -29,9 +33,10 @@ need() {
     fail "apt-get could not install: ${missing[*]}"
 }
 
-# unpack NAME PACKAGE...: unpacks packages (not their dependencies) into $PREFIX, once.
+# unpack NAME PACKAGE...: unpacks packages (not their dependencies) into $PREFIX, once, and calls `patch` there.
 unpack() {
   PREFIX=$CACHE/$1
+  [ $# -gt 1 ] || return 0
   [ -e "$PREFIX/.complete" ] && return 0
   mkdir -p "$CACHE"
   (
@@ -43,14 +48,18 @@ unpack() {
       fail "apt-get could not download: ${*:2} (as root: apt-get update)"
     for package in *.deb; do dpkg -x "$package" "$PREFIX"; done
     rm -rf "$PREFIX/.packages"
-    "patch_$1"
+    patch
     chmod -R a+rX "$PREFIX"
     touch "$PREFIX/.complete"
   ) 9>"$CACHE/lock"
 }
 
-# arguments DIR PORT PERSONALITY: sets DIR (absolute), PORT, PERSONALITY, and MAIL_USER, who owns the mail.
-arguments() {
+# begin ARGUMENTS...: installs what is needed; sets DIR (absolute), PORT, PERSONALITY, and MAIL_USER, who owns the mail.
+begin() {
+  [ "${1:-}" = packages ] && { echo "${PACKAGES[*]}"; exit; }
+  need "${PACKAGES[@]}"
+  unpack "$(basename "$0" .sh)" "${UNPACKED[@]}"
+  [ "${1:-}" = install ] && exit
   [ $# = 3 ] || fail "usage: $0 DIR PORT PERSONALITY"
   mkdir -p "$1"
   DIR=$(cd "$1" && pwd) PORT=$2 PERSONALITY=$3

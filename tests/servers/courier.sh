@@ -6,7 +6,7 @@
 # Mailboxes have the prefix "INBOX.".
 HERE=$(cd "$(dirname "$0")" && pwd)
 . "$HERE/common.sh"
-patch_courier() {
+patch() {
   # libcourierauth names its socket /run/courier/authdaemon/socket. A relative name of the same length gives each DIR
   # its own. (gcc compares and copies the name as two overlapping halves of 16 octets, hence the doubled "t".)
   local library=$PREFIX/usr/lib/libcourierauth.so.0.0.0 size nul='\x00\x00\x00\x00\x00\x00\x00'
@@ -16,13 +16,9 @@ patch_courier() {
   [ "$(stat -c %s "$library")" = "$size" ] || fail "libcourierauth: the name has changed its length"
   grep -q auth.sock "$library" || fail "libcourierauth is not the one this recipe knows"
 }
-packages() {
-  need libcourier-unicode4 gamin libgamin0 libgdbm6 libidn12 libltdl7 libgnutls30 libpcre3 python3
-  unpack courier courier-imap courier-base courier-authlib
-}
-[ "${1:-}" = install ] && { packages; exit; }
-arguments "$@"
-packages
+PACKAGES=(libcourier-unicode4 gamin libgamin0 libgdbm6 libidn12 libltdl7 libgnutls30 libpcre3 python3)
+UNPACKED=(courier-imap courier-base courier-authlib)
+begin "$@"
 
 for user in alice bob; do
   mkdir -p "home/$user"

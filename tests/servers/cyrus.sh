@@ -3,16 +3,10 @@
 #   legacy  MOVE suppressed: not listed, though Cyrus would still carry it out        native  nothing suppressed
 #   quota   200 kB for each user
 . "$(dirname "$0")/common.sh"
-patch_cyrus() { :; }
-packages() {
-  need libsasl2-modules libsasl2-modules-db sasl2-bin libcom-err2 libical3 libicu72 libjansson4 \
-    libkrb5-3 libldap-2.5-0 libpcre3 libpq5 libsqlite3-0 libwrap0 libxapian30 libxml2 libzephyr4 libnghttp2-14 \
-    libbrotli1 libpcre2-posix3
-  unpack cyrus cyrus-imapd cyrus-common
-}
-[ "${1:-}" = install ] && { packages; exit; }
-arguments "$@"
-packages
+PACKAGES=(libsasl2-modules libsasl2-modules-db sasl2-bin libcom-err2 libical3 libicu72 libjansson4 libkrb5-3 libldap-2.5-0
+  libpcre3 libpq5 libsqlite3-0 libwrap0 libxapian30 libxml2 libzephyr4 libnghttp2-14 libbrotli1 libpcre2-posix3)
+UNPACKED=(cyrus-imapd cyrus-common)
+begin "$@"
 
 mkdir -p conf/{db,log,msg,proc,ptclient,socket,sieve,backup,quota,user,lock,tmp} spool
 cat >imapd.conf <<C

@@ -6,10 +6,8 @@
 #   quota      200 kB or 40 messages for each user
 # Dovecot only edits its list: it carries out a MOVE or UID EXPUNGE that it does not list.
 . "$(dirname "$0")/common.sh"
-packages() { need dovecot-imapd; }
-[ "${1:-}" = install ] && { packages; exit; }
-arguments "$@"
-packages
+PACKAGES=(dovecot-imapd)
+begin "$@"
 
 mkdir -p run state mail home acl
 LOGIN_USER=$MAIL_USER INTERNAL_USER=$MAIL_USER
