@@ -68,5 +68,5 @@ begin() {
   if [ "$(id -u)" = 0 ]; then chmod 755 "$DIR"; MAIL_USER=nobody MAIL_GROUP=nogroup; fi
 }
 
-# run COMMAND...: becomes the server, which ends when the process that started the recipe does.
+# run [SETPRIV-OPTION...] COMMAND...: becomes the server, which ends when the process that started the recipe does.
 run() { exec setpriv --pdeathsig TERM "$@" >>"$DIR/server.log" 2>&1 </dev/null; }

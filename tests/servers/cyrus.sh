@@ -54,7 +54,12 @@ C
 for login in alice:wonderland bob:builder; do
   printf %s "${login#*:}" | saslpasswd2 -p -c -f "$DIR/sasldb2" -u localhost "${login%%:*}"
 done
-[ "$(id -u)" = 0 ] && chown -R "$MAIL_USER:$MAIL_GROUP" "$DIR"
+# Not as root even for a moment: a change of user would make the kernel forget that it ends with its parent.
+user=()
+if [ "$(id -u)" = 0 ]; then
+  chown -R "$MAIL_USER:$MAIL_GROUP" "$DIR"
+  user=(--reuid "$MAIL_USER" --regid "$MAIL_GROUP" --clear-groups)
+fi
 library=$(dirname "$(find "$PREFIX/usr/lib" -name 'libcyrus_imap.so*' | head -n 1)")
-run env -i CYRUS_USER="$MAIL_USER" CYRUS_VERBOSE=1 LD_LIBRARY_PATH="$library" PATH=/usr/sbin:/usr/bin:/bin \
+run "${user[@]}" env -i CYRUS_USER="$MAIL_USER" CYRUS_VERBOSE=1 LD_LIBRARY_PATH="$library" PATH=/usr/sbin:/usr/bin:/bin \
   "$bin/master" -C "$DIR/imapd.conf" -M "$DIR/cyrus.conf" -p "$DIR/master.pid" -L /dev/null -D

@@ -28,7 +28,8 @@ impl Gateway {
     pub fn start(upstream: SocketAddr) -> Gateway {
         let address = free_address();
         let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_imapmove"));
+        let mut command = Command::new("setpriv"); // ends with us, even if we are killed
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_imapmove")]);
         command.arg("--upstream").arg(upstream.to_string()).arg("--listen").arg(address.to_string());
         command.arg("--admin").arg(free_address().to_string());
         let process = Process::start(command, &folder.path().join("gateway.log"));
