@@ -1,0 +1,122 @@
+//! Memory stays bounded, whatever passes (WIRE-4): measured with an allocator that counts. One test alone, so that nothing else
+//! allocates meanwhile.
+
+#[path = "support/played.rs"]
+mod played;
+
+use imapmove::imap::{Settings, Side};
+use peak_alloc::PeakAlloc;
+use played::{Cut, Played};
+
+#[global_allocator]
+static ALLOCATED: PeakAlloc = PeakAlloc;
+
+const MIB: usize = 1 << 20;
+/// What the shell reads at a time.
+const PIECE: usize = 64 << 10;
+
+/// A session's memory while something passes.
+struct Measured {
+    played: Played,
+    before: usize,
+    passed: u64,
+}
+
+impl Measured {
+    fn start(capabilities: &str) -> Measured {
+        let played = Played::selected(Settings::default(), Cut::Whole, capabilities);
+        ALLOCATED.reset_peak_usage();
+        Measured { played, before: ALLOCATED.current_usage(), passed: 0 }
+    }
+
+    /// Hands octets over and takes what comes out, as a shell does whose other leg is fast.
+    fn pass(&mut self, from: Side, octets: &[u8]) {
+        assert!(self.played.session.wants(from), "{from:?} is held with nothing in the other leg's output");
+        self.played.session.receive(from, octets);
+        let out = self.played.session.output(from.other());
+        self.passed += out.len() as u64;
+        out.clear();
+    }
+
+    fn pass_many(&mut self, from: Side, total: u64, piece: &[u8]) {
+        let mut left = total;
+        while left > 0 {
+            let length = left.min(piece.len() as u64) as usize;
+            self.pass(from, &piece[..length]);
+            left -= length as u64;
+        }
+    }
+
+    /// All has passed, in less than 1 MiB.
+    fn finish(self, what: &str, expected: u64) {
+        assert_eq!(self.passed, expected, "{what}: octets");
+        self.below_a_mebibyte(what);
+    }
+
+    fn below_a_mebibyte(&self, what: &str) {
+        let growth = ALLOCATED.peak_usage().saturating_sub(self.before);
+        assert!(growth < MIB, "{what}: memory grew by {growth} octets");
+        println!("{what}: {growth} octets");
+    }
+}
+
+#[test]
+fn wire_4_memory_stays_below_a_mebibyte() {
+    let piece: Vec<u8> = b"a1 OK\r\n* 3 EXPUNGE\r\n".iter().copied().cycle().take(PIECE).collect();
+    a_literal_from_the_client(&piece);
+    a_literal_from_the_server(&piece);
+    a_search_line();
+    a_peer_that_takes_nothing(&piece, Side::Client);
+    a_peer_that_takes_nothing(&piece, Side::Upstream);
+}
+
+fn a_literal_from_the_client(piece: &[u8]) {
+    let mut measured = Measured::start("LITERAL+");
+    let (head, total) = (b"c1 APPEND INBOX {1073741824+}\r\n", 1 << 30);
+    measured.pass(Side::Client, head);
+    measured.pass_many(Side::Client, total, piece);
+    measured.pass(Side::Client, b"\r\n");
+    measured.finish("1 GiB from the client", head.len() as u64 + total + 2);
+}
+
+fn a_literal_from_the_server(piece: &[u8]) {
+    let mut measured = Measured::start("");
+    measured.pass(Side::Client, b"c1 UID FETCH 1 BODY[]\r\n");
+    measured.passed = 0;
+    let (head, total) = (b"* 1 FETCH (UID 1 BODY[] {1073741824}\r\n", 1 << 30);
+    measured.pass(Side::Upstream, head);
+    measured.pass_many(Side::Upstream, total, piece);
+    measured.pass(Side::Upstream, b")\r\nc1 OK done\r\n");
+    measured.finish("1 GiB from the server", head.len() as u64 + total + 15);
+}
+
+fn a_search_line() {
+    let mut measured = Measured::start("");
+    measured.pass(Side::Client, b"c1 UID SEARCH ALL\r\n");
+    measured.passed = 0;
+    let numbers: Vec<u8> = b" 1234567890".iter().copied().cycle().take(11 * 4096).collect();
+    let total = 50 << 20;
+    measured.pass(Side::Upstream, b"* SEARCH");
+    measured.pass_many(Side::Upstream, total, &numbers);
+    measured.pass(Side::Upstream, b" 7\r\nc1 OK done\r\n");
+    measured.finish("a SEARCH line of 50 MB", 8 + total + 16);
+}
+
+/// The other leg takes nothing: the session must stop wanting before a mebibyte has gathered.
+fn a_peer_that_takes_nothing(piece: &[u8], from: Side) {
+    let mut measured = Measured::start("LITERAL+");
+    match from {
+        Side::Client => measured.pass(from, b"c1 APPEND INBOX {1073741824+}\r\n"),
+        Side::Upstream => {
+            measured.pass(Side::Client, b"c1 UID FETCH 1 BODY[]\r\n");
+            measured.pass(from, b"* 1 FETCH (BODY[] {1073741824}\r\n");
+        }
+    }
+    let mut pieces = 0;
+    while measured.played.session.wants(from) {
+        measured.played.session.receive(from, piece);
+        pieces += 1;
+        assert!(pieces < 64, "{from:?}: 4 MiB were taken though the other leg takes nothing");
+    }
+    measured.below_a_mebibyte("a peer that takes nothing");
+}
