@@ -381,3 +381,25 @@ async fn handshake(shared: &Shared, side: Side, leg: &mut Leg) -> Result<(), Str
     *leg = Leg::tls(done?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn fault_5_a_panic_ends_its_own_session_and_is_counted() {
+        let metrics: Arc<Metrics> = Arc::default();
+        let session = |fails: bool| {
+            let metrics = metrics.clone();
+            tokio::spawn(async move {
+                let _open = OpenConnection::new(&metrics);
+                tokio::task::yield_now().await;
+                assert!(!fails, "a bug in one session");
+            })
+        };
+        let (failing, sound) = (session(true), session(false));
+        assert!(failing.await.is_err_and(|error| error.is_panic()));
+        assert!(sound.await.is_ok());
+        assert_eq!((metrics.connections_active.get(), metrics.panics.get()), (0, 1));
+    }
+}
