@@ -101,18 +101,23 @@ impl Server {
 
     fn wait(&mut self) {
         let begun = Instant::now();
-        while !client::accepts_login(self.address) {
+        loop {
+            let ready = client::accepts_login(self.address);
+            // Looked at afterwards: were the port another's, ours would have ended.
             let ended = self.process.ended();
             if ended.is_some() || begun.elapsed() > START {
                 let log = tail(&self.folder.path().join("server.log"));
                 panic!("{:?} did not start ({ended:?}); the tail of its log:\n{log}", self.kind);
+            }
+            if ready {
+                return;
             }
             sleep(POLL);
         }
     }
 }
 
-/// A child process in a process group of its own. The whole group ends when this goes out of scope.
+/// A child process in a process group of its own, which ends when this goes out of scope.
 pub struct Process(Child);
 
 impl Process {
@@ -187,4 +192,11 @@ pub fn tail(log: &Path) -> String {
     let text = text.unwrap_or_else(|e| format!("(no log: {e})"));
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+/// It is never skipped.
+#[test]
+#[should_panic(expected = "did not start")]
+fn a_server_that_does_not_start_fails_its_test() {
+    Server::start(Kind { recipe: "none", personality: "legacy", prefix: "" });
 }
