@@ -3,7 +3,7 @@
 //! They see whole lines only: "complete", never streaming.
 
 use super::mailbox::{Mailbox, Wire};
-use super::sequence::{End, SequenceSet};
+use super::sequence::{Collected, End, SequenceSet};
 use nom::branch::alt;
 use nom::bytes::complete::{tag, tag_no_case, take, take_till, take_while, take_while1};
 use nom::character::complete::{char, digit1};
@@ -149,11 +149,15 @@ pub fn vanished(i: &[u8]) -> Option<(bool, Vec<(u32, u32)>)> {
     all_consuming((earlier, preceded(char(' '), uid_set))).parse(i).ok().map(|(_, all)| all)
 }
 
-/// `"SEARCH" *(SP nz-number)`, from behind the name; what follows the numbers (`(MODSEQ n)`) is passed over.
-pub fn search_numbers(i: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    i.split(|c| *c == b' ')
-        .filter(|word| !word.is_empty())
-        .map_while(|word| all_consuming(nz_number).parse(word).ok().map(|(_, n)| n))
+/// `"SEARCH" *(SP nz-number)`, from behind the name; what may follow in parentheses (`(MODSEQ n)`, RFC 7162) is
+/// passed over. `None` if anything else stands there: then it does not show what is missing in it.
+pub fn search_result(i: &[u8]) -> Option<Collected> {
+    let words = i.split(|c| *c == b' ').filter(|word| !word.is_empty());
+    let mut found = Collected::default();
+    for word in words.take_while(|word| !word.starts_with(b"(")) {
+        found.push(all_consuming(nz_number).parse(word).ok()?.1);
+    }
+    Some(found)
 }
 
 /// What a FETCH response says of a message, if it says nothing but UID, FLAGS and MODSEQ.

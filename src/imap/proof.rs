@@ -164,6 +164,11 @@ impl Copies {
         (agree && chunk.set.contains_all(&first.source)).then(|| first.clone())
     }
 
+    /// Whether any of them was accepted, or may have been.
+    pub fn may_have_copied(&self) -> bool {
+        self.chunks.iter().any(|chunk| !matches!(chunk.answer, Some(Answer::Refused { .. })))
+    }
+
     /// The first refusal, and the messages that it and the others left untouched.
     pub fn refused(&self) -> Option<Refused> {
         let refused = self.chunks.iter().filter_map(|chunk| match &chunk.answer {
@@ -177,11 +182,12 @@ impl Copies {
     /// What the accepted ones were asked for and did not prove. With a `listing` of all that was there, what it
     /// does not name needs no proof, unless a proof is missing as a whole.
     pub fn unproven(&self, listing: Option<&Collected>) -> Option<UidSet> {
-        let accepted = self.chunks.iter().filter(|chunk| matches!(chunk.answer, Some(Answer::Accepted(_))));
-        let asked = UidSet::normalise(accepted.flat_map(|chunk| chunk.set.ranges().iter().copied()))?;
+        let accepted =
+            || self.chunks.iter().filter(|chunk| matches!(chunk.answer, Some(Answer::Accepted(_))));
+        let asked = UidSet::normalise(accepted().flat_map(|chunk| chunk.set.ranges().iter().copied()))?;
         let Some(proof) = self.proof() else { return Some(asked) };
         let rest = asked.without(proof.copied.uids())?;
-        let each = self.chunks.iter().all(|chunk| self.proof_of(chunk).is_some());
+        let each = accepted().all(|chunk| self.proof_of(chunk).is_some());
         match listing.filter(|_| each) {
             Some(listing) => listing.set()?.intersection(&rest),
             None => Some(rest),

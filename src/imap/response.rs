@@ -144,7 +144,8 @@ impl<'a> Untagged<'a> {
         let Some((n, word, rest)) = grammar::numbered(text) else { return Untagged::Other };
         match () {
             () if word.eq_ignore_ascii_case(b"EXISTS") => Untagged::Exists(n),
-            () if word.eq_ignore_ascii_case(b"EXPUNGE") => Untagged::Expunge(n),
+            // There is no message 0: nothing was removed.
+            () if n > 0 && word.eq_ignore_ascii_case(b"EXPUNGE") => Untagged::Expunge(n),
             () if word.eq_ignore_ascii_case(b"FETCH") => Untagged::Fetch(n, rest.trim_ascii()),
             () => Untagged::Other,
         }

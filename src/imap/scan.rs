@@ -117,11 +117,6 @@ impl Scanner {
     pub fn skip(&mut self, octets: u64) {
         self.octets = self.octets.saturating_sub(octets);
     }
-
-    /// Neither inside a literal nor inside a line that was partly given.
-    pub fn at_line_start(&self) -> bool {
-        self.octets == 0 && !self.in_long_line
-    }
 }
 
 /// A literal that the end of a line announces (RFC 9051 section 4.3, RFC 7888).

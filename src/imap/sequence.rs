@@ -175,6 +175,11 @@ impl Collected {
         }
     }
 
+    /// Adds what another has collected.
+    pub fn append(&mut self, other: &Collected) {
+        other.0.iter().for_each(|range| self.push_range(*range));
+    }
+
     /// All of them.
     pub fn set(&self) -> Option<UidSet> {
         UidSet::normalise(self.0.iter().copied())

@@ -96,7 +96,8 @@ impl Session {
         match &self.mode {
             Mode::Command => {
                 let alone = |p: &Pending| matches!(p.kind, Kind::Login { .. } | Kind::Logout);
-                let busy = self.work.is_some() || self.phase != Phase::Running || self.draining;
+                let ending = self.draining || self.client_lost;
+                let busy = self.work.is_some() || self.phase != Phase::Running || ending;
                 busy || self.pending.len() >= PIPELINED || self.pending.iter().any(alone)
             }
             Mode::Idle { ready, .. } => !ready,
@@ -194,8 +195,9 @@ impl Session {
         match &verb[..] {
             b"MOVE" if !self.capabilities.native_move => understood(Order::Move(Form::Sequence, at)),
             b"UID" if !self.capabilities.native_move && is_move(rest) => {
-                let word = rest.len() - rest.trim_ascii_start().len();
-                understood(Order::Move(Form::Uid, at + word + b"MOVE".len()))
+                // Behind more than one SP, "MOVE" is no argument and makes it malformed.
+                let word = if rest.starts_with(b"  ") { 0 } else { b" MOVE".len() };
+                understood(Order::Move(Form::Uid, at + word))
             }
             b"STARTTLS" => understood(self.order_starttls(rest)),
             b"LOGIN" => understood(self.order_login()),
@@ -292,6 +294,7 @@ impl Session {
             self.opening = Selected::default();
             self.opening_exists = 0;
         }
+        self.tags.avoid(&tag);
         self.pending.push(Pending { tag, kind });
         self.emit(Side::Upstream, text);
         if whole {
@@ -401,6 +404,7 @@ impl Session {
         if !self.pending.is_empty() {
             return Flow::Hold;
         }
+        self.tags.avoid(&tag);
         self.gather(tag, form, arguments.to_vec(), literal);
         Flow::On
     }

@@ -4,26 +4,39 @@ use crate::imap::command::Tag;
 use crate::imap::own_command::{Flight, Purpose};
 use std::collections::VecDeque;
 
-/// Hands out the gateway's tags. A client's tag is never one of them: the prefix gives way to the one client
-/// command in progress, and no other is in progress while the gateway speaks (WIRE-6).
+/// Hands out the gateway's tags: `m`, a letter that no tag of the client's has had behind an `m`, and a number. So
+/// they are never the client's (WIRE-6).
 #[derive(Debug, Default)]
 pub struct OwnTags {
     last: u64,
+    /// A bit for each letter.
+    used_by_client: u32,
 }
 
 impl OwnTags {
-    fn next(&mut self, avoid: Option<&Tag>) -> OwnTag {
+    /// The client has used this tag.
+    pub fn avoid(&mut self, tag: &Tag) {
+        if let [b'm' | b'M', letter, ..] = *tag.0
+            && letter.is_ascii_alphabetic()
+        {
+            self.used_by_client |= 1 << (letter.to_ascii_lowercase() - b'a');
+        }
+    }
+
+    fn next(&mut self) -> OwnTag {
         self.last += 1;
-        let taken = avoid.is_some_and(|tag| tag.0.to_ascii_lowercase().starts_with(b"mv"));
-        let prefix = if taken { "mw" } else { "mv" };
-        OwnTag(format!("{prefix}{}", self.last))
+        let free = |letter: &u8| self.used_by_client & (1 << (letter - b'a')) == 0;
+        // A client that has used up the alphabet has no command in progress that begins like this.
+        let letter =
+            (b'v'..=b'z').chain(b'a'..=b'u').find(free).map_or("--".into(), |c| char::from(c).to_string());
+        OwnTag(format!("m{letter}{}", self.last))
     }
 }
 
 impl OwnTags {
     /// A whole LOGOUT command, for the end of a session whose client is gone.
     pub fn logout(&mut self) -> String {
-        format!("{} LOGOUT\r\n", self.next(None).0)
+        format!("{} LOGOUT\r\n", self.next().0)
     }
 }
 
@@ -59,7 +72,7 @@ pub struct InFlight {
 
 impl InFlight {
     /// Gives each command its tag and writes as far as no continuation is awaited.
-    pub fn launch(flight: Flight, tags: &mut OwnTags, avoid: Option<&Tag>, out: &mut Vec<u8>) -> InFlight {
+    pub fn launch(flight: Flight, tags: &mut OwnTags, out: &mut Vec<u8>) -> InFlight {
         let mut launched = InFlight {
             unanswered: flight.len(),
             sent: Vec::new(),
@@ -68,7 +81,7 @@ impl InFlight {
             oldest_unanswered: 0,
         };
         for (command, own) in flight.into_iter().enumerate() {
-            let tag = tags.next(avoid);
+            let tag = tags.next();
             let mut octets = format!("{} ", tag.0).into_bytes();
             let parts = own.parts.len();
             for (at, part) in own.parts.into_iter().enumerate() {

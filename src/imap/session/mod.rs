@@ -350,7 +350,8 @@ impl Session {
 
     /// LOGOUT, if the upstream is between commands, and the end.
     fn leave(&mut self) {
-        let between = self.pending.is_empty() && self.phase == Phase::Running && self.flight.is_none();
+        let idle = self.pending.is_empty() && self.flight.is_none();
+        let between = idle && self.phase == Phase::Running && !self.bye_seen;
         if between && !matches!(self.mode, Mode::Passing { .. } | Mode::Announced { .. }) {
             let logout = self.tags.logout();
             self.emit(Side::Upstream, logout.as_bytes());
@@ -366,10 +367,7 @@ impl Session {
 
     /// The session cannot go on: BYE with the reason, and both legs close.
     fn end_with(&mut self, code: &str, reason: &str) {
-        if self.course == Course::Start
-            && self.scanner[Side::Upstream as usize].at_line_start()
-            && !self.bye_seen
-        {
+        if self.course.is_boundary() && !self.bye_seen {
             self.say(format!("* BYE {code}{reason}\r\n").as_bytes());
         }
         self.finish();
@@ -387,6 +385,7 @@ impl Session {
         self.client_lost = true;
         self.client_closed = true;
         self.out[Side::Client as usize].clear();
+        self.inbox[Side::Client as usize].clear();
         if self.work.as_ref().is_none_or(|work| !work.outlives_client()) {
             self.leave();
         }
@@ -407,7 +406,7 @@ impl Session {
         if self.out[Side::Client as usize].is_empty() {
             self.said = 0;
         }
-        if self.course == Course::Start && self.scanner[Side::Upstream as usize].at_line_start() {
+        if self.course.is_boundary() {
             self.said += lines.len();
             self.emit(Side::Client, lines);
         } else {

@@ -17,7 +17,7 @@ pub enum Work {
     /// CAPABILITY inside TLS, for the client's greeting.
     ListForGreeting,
     /// CAPABILITY for a client that was not told: the login's OK waits (CAP-5).
-    ListForClient { held: Vec<u8>, tag: Option<Tag> },
+    ListForClient { held: Vec<u8> },
     /// A MOVE.
     Move(Box<Moving>),
 }
@@ -38,14 +38,6 @@ impl Work {
         match self {
             Work::Move(moving) => moving.translation.as_ref().is_some_and(|t| t.is_committed()),
             _ => false,
-        }
-    }
-
-    fn client_tag(&self) -> Option<&Tag> {
-        match self {
-            Work::Move(moving) => Some(&moving.tag),
-            Work::ListForClient { tag, .. } => tag.as_ref(),
-            _ => None,
         }
     }
 }
@@ -119,15 +111,15 @@ impl Session {
     pub(super) fn asks_before_first_command(&mut self) -> bool {
         let asks = self.authenticated && !self.list_known && self.pending.is_empty();
         if asks {
-            self.ask_capabilities(None, Vec::new());
+            self.ask_capabilities(Vec::new());
         }
         asks
     }
 
     /// Asks the upstream for its list; `held` is the login's reply, which waits for it.
-    pub(super) fn ask_capabilities(&mut self, tag: Option<Tag>, held: Vec<u8>) {
+    pub(super) fn ask_capabilities(&mut self, held: Vec<u8>) {
         self.list_known = true;
-        self.work = Some(Work::ListForClient { held, tag });
+        self.work = Some(Work::ListForClient { held });
         self.send(vec![OwnCommand::new(Purpose::Capability, "CAPABILITY")]);
     }
 
@@ -148,8 +140,7 @@ impl Session {
 impl Session {
     fn send(&mut self, flight: Flight) {
         let mut out = Vec::new();
-        let avoid = self.work.as_ref().and_then(Work::client_tag);
-        self.flight = Some(InFlight::launch(flight, &mut self.tags, avoid, &mut out));
+        self.flight = Some(InFlight::launch(flight, &mut self.tags, &mut out));
         self.progress_at = self.now;
         self.emit(Side::Upstream, &out);
     }
@@ -193,7 +184,7 @@ impl Session {
         match self.work.take() {
             Some(Work::DemandTls) => self.tls_demanded(last, accepted),
             Some(Work::ListForGreeting) => self.greet_client(),
-            Some(Work::ListForClient { held, .. }) => {
+            Some(Work::ListForClient { held }) => {
                 self.tell_whether_it_qualifies();
                 self.emit(Side::Client, &held);
             }
@@ -253,6 +244,7 @@ impl Session {
         let refused = |why| (Outcome::Refused, why);
         let request = request.ok_or(invalid("BAD Expected: MOVE sequence-set mailbox"))?;
         let selected = self.selected.as_ref().ok_or(invalid("BAD No mailbox is selected"))?;
+        translation::check(&request, self.exists, &self.capabilities).map_err(invalid)?;
         let proof = self.capabilities.proof_of_uidplus();
         let uidplus =
             proof.ok_or(refused("NO [CANNOT] The mail server has no UIDPLUS, so no MOVE is safe on it"))?;

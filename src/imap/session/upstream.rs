@@ -22,6 +22,13 @@ pub enum Course {
     Reply,
 }
 
+impl Course {
+    /// Whether the client has got only whole responses so far.
+    pub fn is_boundary(self) -> bool {
+        matches!(self, Course::Start | Course::Drop { .. })
+    }
+}
+
 impl Session {
     pub(super) fn consume_upstream(&mut self, input: &[u8]) -> usize {
         let mut used = 0;
@@ -97,8 +104,9 @@ impl Session {
 
     /// A response too long to be understood: it passes.
     fn long_response(&mut self, head: &[u8]) {
-        if self.phase != Phase::Running {
-            return self.greeting(head);
+        if self.phase == Phase::Greeting {
+            // No greeting is that long.
+            return self.greeting(b"");
         }
         self.course = Course::Forward;
         match Response::parse(head) {
@@ -162,8 +170,8 @@ impl Session {
     fn client_reply(&mut self, tag: &[u8], status: &Status<'_>, line: Option<&[u8]>) -> bool {
         let Some(at) = self.pending.iter().position(|p| *p.tag.0 == *tag) else {
             self.lose_framing(Breach::UnaskedReply);
-            line.into_iter().for_each(|line| _ = self.forward(line));
-            return false;
+            let line = line.map(|line| self.learn_from(status, line)).unwrap_or_default();
+            return self.forward(&line);
         };
         let Pending { tag, kind } = self.pending.remove(at);
         self.client_is_answered(&tag);
@@ -176,7 +184,7 @@ impl Session {
                 let told = list_seen || status.code("CAPABILITY").is_some();
                 self.notices.push_back(Notice::Login { accepted: status.is_ok() });
                 if status.is_ok() && !told {
-                    self.ask_capabilities(Some(tag), line);
+                    self.ask_capabilities(line);
                     return false;
                 }
                 self.tell_whether_it_qualifies();

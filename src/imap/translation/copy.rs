@@ -18,6 +18,8 @@ pub struct Copying {
     copies: Copies,
     watch: Watch,
     listing_is_whole: bool,
+    /// What was copied without being listed has been listed behind the COPY.
+    listed_late: bool,
     flagged_before: Collected,
 }
 
@@ -32,6 +34,7 @@ impl Copying {
             copies,
             watch: Watch::default(),
             listing_is_whole: true,
+            listed_late: false,
             flagged_before: Collected::default(),
         };
         Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(stage) }))
@@ -40,14 +43,17 @@ impl Copying {
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
         match data {
             Untagged::Fetch(number, items) => match grammar::fetched_state(items) {
-                Some(FetchedState { uid: Some(uid), more }) if self.list(*number, uid) && !more => {
-                    Claim::Mine
+                Some(FetchedState { uid: Some(uid), more }) if self.set.contains(uid) => {
+                    self.watch.list(*number, uid, more)
                 }
                 _ => Claim::Forward,
             },
             Untagged::Search(numbers) => {
-                let known = grammar::search_numbers(numbers).filter(|uid| self.set.contains(*uid));
-                known.for_each(|uid| self.flagged_before.push(uid));
+                match grammar::search_result(numbers) {
+                    Some(found) => self.flagged_before.append(&found),
+                    // It cannot be read: then no flag is known to be the gateway's.
+                    None => self.set.ranges().iter().for_each(|range| self.flagged_before.push_range(*range)),
+                }
                 Claim::Mine
             }
             Untagged::Status(status) if self.copies.said(status) => Claim::Mine,
@@ -58,19 +64,9 @@ impl Copying {
         }
     }
 
-    /// Whether the message is one of the set and was not listed yet.
-    fn list(&mut self, number: u32, uid: u32) -> bool {
-        let news = self.set.contains(uid) && self.watch.numbers.uid(number) != Some(uid);
-        if news {
-            self.watch.numbers.insert(number, uid);
-            self.watch.listed.push(uid);
-        }
-        news
-    }
-
     pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
         match purpose {
-            Purpose::List => self.listing_is_whole &= status.is_ok(),
+            Purpose::List if !self.listed_late => self.listing_is_whole &= status.is_ok(),
             Purpose::Copy(index) => self.copies.answered(index, status),
             _ => {}
         }
@@ -84,6 +80,11 @@ impl Copying {
             let flight = due(&job, &self.copies);
             return Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(self) }));
         }
+        if let Some(late) = self.copied_unlisted().filter(|_| !self.listed_late) {
+            self.listed_late = true;
+            let flight = job.writer.list(&late);
+            return Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(self) }));
+        }
         let refused = self.copies.refused();
         let unproven = self.copies.unproven(Some(&self.watch.listed).filter(|_| self.listing_is_whole));
         match (self.copies.proof(), unproven) {
@@ -91,12 +92,26 @@ impl Copying {
                 let flagged_before = self.flagged_before.set();
                 Removing::begin(job, Proved { proof, unproven, refused, flagged_before }, self.watch)
             }
-            (None, Some(unproven)) => Unproven::begin(job, unproven, refused),
+            (None, Some(unproven)) => {
+                let was_there = if self.listing_is_whole { self.watch.listed.set() } else { Some(self.set) };
+                Unproven::begin(job, unproven, was_there, refused)
+            }
             (None, None) => Next::Finish(refusal(refused)),
         }
     }
 
+    /// Messages that arrived behind the listing and were copied all the same: without their numbers, what the
+    /// upstream says of them cannot be told from what it says of others.
+    fn copied_unlisted(&self) -> Option<UidSet> {
+        let proof = self.copies.proof()?;
+        let copied = proof.copied.uids();
+        self.watch.listed.set().map_or_else(|| Some(copied.clone()), |listed| copied.without(&listed))
+    }
+
     pub fn upstream_lost(&self) -> Verdict {
+        if !self.copies.may_have_copied() {
+            return refusal(self.copies.refused());
+        }
         self.all_stay(
             Outcome::UpstreamLost,
             "NO [UNAVAILABLE] The mail server went away before it said that the messages were copied; all are still in \

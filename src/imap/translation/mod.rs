@@ -19,7 +19,7 @@ mod unproven;
 mod watch;
 
 use super::Outcome;
-use super::capability::Uidplus;
+use super::capability::{Capabilities, Uidplus};
 use super::command::{Form, MoveCommand};
 use super::mailbox::Mailbox;
 use super::own_command::{Flight, Purpose, Writer};
@@ -131,9 +131,13 @@ pub(super) struct Translation {
     stage: Stage,
 }
 
-/// Everything before the first command: refuse what cannot end well (MOVE-2, MOVE-4).
-///
-/// `exists` is how many messages the client counts (WIRE-10).
+/// MOVE-2: what can be refused by looking at the command alone; `exists` is how many messages the client counts
+/// (WIRE-10). The error is the reply.
+pub(super) fn check(request: &MoveCommand, exists: u32, upstream: &Capabilities) -> Result<(), &'static str> {
+    resolve::check(request.form, &request.set, exists, upstream)
+}
+
+/// The first flight of a MOVE that has passed [`check`], or why it cannot end well (MOVE-4).
 pub(super) fn start(
     request: MoveCommand,
     selected: &Selected,
@@ -143,9 +147,6 @@ pub(super) fn start(
 ) -> Next {
     let MoveCommand { form, set, target } = request;
     let capabilities = writer.capabilities;
-    if let Err(why) = resolve::check(form, &set, exists, &capabilities) {
-        return Next::Finish(Verdict::new(Outcome::Invalid, why));
-    }
     if selected.read_only || selected.deleted_is_not_permanent || selected.rights == Rights::MayNotDelete {
         return Next::Finish(may_not_delete(selected));
     }

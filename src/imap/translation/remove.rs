@@ -40,6 +40,8 @@ enum Step {
 pub struct Removing {
     proved: Proved,
     watch: Watch,
+    /// A message was copied that the listing did not name: its number is not known.
+    some_unlisted: bool,
     step: Step,
     /// STORE and UID EXPUNGE have been tried a second time.
     again: bool,
@@ -54,7 +56,10 @@ impl Removing {
     pub fn begin(job: Job, proved: Proved, watch: Watch) -> Next {
         let mut flight = job.writer.store(&proved.proof.copied);
         flight.extend(job.writer.expunge(job.uidplus, &proved.proof.copied));
+        let copied = proved.proof.copied.uids();
+        let some_unlisted = watch.listed.set().is_none_or(|listed| !listed.contains_all(copied));
         let stage = Removing {
+            some_unlisted,
             proved,
             watch,
             step: Step::Both,
@@ -87,7 +92,12 @@ impl Removing {
 
     fn removal(&mut self, data: &Untagged<'_>) -> Claim {
         let gone = self.watch.removal(data);
-        let ours = gone.is_some_and(|gone| self.proved.proof.copied.uids().intersection(&gone).is_some());
+        let ours = match (gone, data) {
+            (Some(gone), _) => self.proved.proof.copied.uids().intersection(&gone).is_some(),
+            // Perhaps one that arrived behind the listing and was copied all the same.
+            (None, Untagged::Expunge(_)) => self.some_unlisted,
+            _ => false,
+        };
         match self.proved.proof.copyuid.take_if(|_| ours) {
             Some(line) => Claim::ForwardAfter(line),
             None => Claim::Forward,
@@ -95,10 +105,12 @@ impl Removing {
     }
 
     fn search(&mut self, numbers: &[u8]) -> Claim {
-        let Step::Check { wanted, found, searched, .. } = &mut self.step else { return Claim::Forward };
+        let Step::Check { found, searched, failed, .. } = &mut self.step else { return Claim::Forward };
         *searched = true;
-        let known = grammar::search_numbers(numbers).filter(|uid| wanted.contains(*uid));
-        known.for_each(|uid| found.push(uid));
+        match grammar::search_result(numbers) {
+            Some(numbers) => found.append(&numbers),
+            None => *failed = true,
+        }
         Claim::Mine
     }
 
@@ -122,7 +134,11 @@ impl Removing {
                 Some(wanted) => self.check(wanted, job),
             },
             Step::Check { wanted, found, searched, failed } => {
-                let there = if searched && !failed { found.set() } else { Some(wanted) };
+                let there = if searched && !failed {
+                    found.set().and_then(|found| found.intersection(&wanted))
+                } else {
+                    Some(wanted)
+                };
                 self.checked(there, job)
             }
             Step::StoreAgain(copied) => {

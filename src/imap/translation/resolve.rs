@@ -1,6 +1,7 @@
 //! The client's set becomes a fixed, normalised UID set (MOVE-5).
 
 use super::copy::Copying;
+use super::watch::Early;
 use super::{Claim, Job, Next, Stage, Translation, Verdict};
 use crate::imap::Outcome;
 use crate::imap::capability::Capabilities;
@@ -10,7 +11,7 @@ use crate::imap::mailbox::Mailbox;
 use crate::imap::own_command::{Flight, OwnCommand, Purpose};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::sequence::{Collected, End, NumberSet, SequenceSet, UidSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// MOVE-2: what can be refused by looking at the command alone. The error is the reply.
 pub fn check(
@@ -37,6 +38,7 @@ pub fn check(
 #[derive(Debug)]
 pub struct Resolving {
     ask: Ask,
+    early: Early,
     /// The upstream's answer to what was asked is BAD: nothing can be resolved.
     refused: bool,
 }
@@ -50,7 +52,7 @@ enum Ask {
     /// The ends of the client's ranges, as sequence numbers.
     Ends { ranges: Ranges, wanted: NumberSet, found: BTreeMap<u32, u32>, disturbed: bool },
     /// Whole ranges, because an end was not returned.
-    Whole { ranges: Ranges, wanted: NumberSet, uids: Collected, highest: u32 },
+    Whole { ranges: Ranges, wanted: NumberSet, told: HashSet<u32>, uids: Collected, highest: u32 },
 }
 
 /// The client's set, in what it counts.
@@ -93,7 +95,18 @@ fn with_last(ranges: &[(End, End)], last: u32) -> Option<UidSet> {
     UidSet::normalise(pairs)
 }
 
+/// The same where message `*` is gone: no other takes its place, and ranges end at the highest that is there.
+fn without_last(ranges: &[(End, End)], highest: u32) -> Option<UidSet> {
+    let there = |end| if let End::Number(n) = end { n <= highest } else { false };
+    let ranges: Vec<_> = ranges.iter().copied().filter(|(a, b)| there(*a) || there(*b)).collect();
+    with_last(&ranges, highest)
+}
+
 impl Resolving {
+    fn new(ask: Ask) -> Resolving {
+        Resolving { ask, early: Early::default(), refused: false }
+    }
+
     /// The first flight of the MOVE, or none where the set is plain UIDs and the rights are known.
     pub fn begin(job: Job, set: SequenceSet, exists: u32, rights_of: Option<&Mailbox>) -> Next {
         let Some(ask) = Ask::of(job.form, set, exists) else {
@@ -102,20 +115,24 @@ impl Resolving {
         let mut flight = ask.flight(&job);
         // MYRIGHTS rides behind: before the FETCH it could carry an EXPUNGE and shift what the client meant.
         flight.extend(rights_of.map(|mailbox| job.writer.rights(mailbox)));
-        let stage = Resolving { ask, refused: false };
+        let stage = Resolving::new(ask);
         if flight.is_empty() { stage.landed(job) } else { send(flight, job, stage) }
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
         match (&mut self.ask, data) {
             (Ask::Saved(uids), Untagged::Search(numbers)) => {
-                grammar::search_numbers(numbers).for_each(|n| uids.push(n));
+                match grammar::search_result(numbers) {
+                    Some(found) => uids.append(&found),
+                    None => self.refused = true,
+                }
                 Claim::Mine
             }
             (ask, Untagged::Fetch(number, items)) => match grammar::fetched_state(items) {
-                Some(FetchedState { uid: Some(uid), more }) if ask.learn(*number, uid) && !more => {
-                    Claim::Mine
-                }
+                Some(FetchedState { uid: Some(uid), more }) => match ask.learn(*number, uid) {
+                    Some(news) => self.early.claim(uid, news, more),
+                    None => Claim::Forward,
+                },
                 _ => Claim::Forward,
             },
             (Ask::Ends { disturbed, .. }, Untagged::Expunge(_) | Untagged::Vanished(_)) => {
@@ -143,18 +160,21 @@ impl Resolving {
         }
         match self.ask.resolve() {
             Resolved::Set(set) => Copying::begin(job, set),
+            Resolved::SavedNothing => Next::Finish(nothing(Form::Uid)),
             Resolved::Nothing => Next::Finish(nothing(job.form)),
             Resolved::Disturbed => Next::Finish(Verdict::new(
                 Outcome::Refused,
                 "NO [EXPUNGEISSUED] Messages were removed meanwhile; nothing was moved, try again",
             )),
-            Resolved::Ask(ask) => send(ask.flight(&job), job, Resolving { ask, refused: false }),
+            Resolved::Ask(ask) => send(ask.flight(&job), job, Resolving::new(ask)),
         }
     }
 }
 
 enum Resolved {
     Set(UidSet),
+    /// `$` holds nothing, which matches nothing in either form (RFC 5182 section 2.1).
+    SavedNothing,
     Nothing,
     Disturbed,
     Ask(Ask),
@@ -186,23 +206,28 @@ impl Ask {
         }
     }
 
-    /// Whether this message was asked for and had not been told yet.
-    fn learn(&mut self, number: u32, uid: u32) -> bool {
+    /// Whether it is news, if this message was asked for.
+    fn learn(&mut self, number: u32, uid: u32) -> Option<bool> {
         match self {
-            Ask::Ends { wanted, found, .. } => wanted.contains(number) && found.insert(number, uid).is_none(),
-            Ask::Whole { wanted, uids, highest, .. } if wanted.contains(number) => {
-                uids.push(uid);
-                *highest = uid.max(*highest);
-                true
+            Ask::Ends { wanted, found, .. } => {
+                wanted.contains(number).then(|| found.insert(number, uid).is_none())
             }
-            _ => false,
+            Ask::Whole { wanted, told, uids, highest, .. } if wanted.contains(number) => {
+                let news = told.insert(number);
+                if news {
+                    uids.push(uid);
+                    *highest = uid.max(*highest);
+                }
+                Some(news)
+            }
+            _ => None,
         }
     }
 
     fn resolve(self) -> Resolved {
         match self {
             Ask::Known(set) => Resolved::Set(set),
-            Ask::Saved(uids) => Resolved::from(uids.set()),
+            Ask::Saved(uids) => uids.set().map_or(Resolved::SavedNothing, Resolved::Set),
             Ask::Ends { ranges, found, disturbed, .. } => {
                 match NumberSet::normalise(missing_ranges(&ranges, &found)) {
                     None => Resolved::from(from_ends(&ranges, &found)),
@@ -211,7 +236,7 @@ impl Ask {
                 }
             }
             Ask::Whole { ranges: Ranges::Uids { ranges, .. }, highest, .. } if highest > 0 => {
-                Resolved::from(with_last(&ranges, highest))
+                Resolved::from(without_last(&ranges, highest))
             }
             Ask::Whole { ranges: Ranges::Uids { .. }, .. } => Resolved::Nothing,
             Ask::Whole { uids, .. } => Resolved::from(uids.set()),
@@ -228,7 +253,7 @@ impl Ask {
                 }
             }
         }
-        Ask::Whole { ranges, wanted, uids, highest: 0 }
+        Ask::Whole { ranges, wanted, told: HashSet::new(), uids, highest: 0 }
     }
 }
 
@@ -239,7 +264,7 @@ fn missing_ranges(ranges: &Ranges, found: &BTreeMap<u32, u32>) -> Vec<(u32, u32)
             pairs.iter().filter(|pair| !known(pair)).copied().collect()
         }
         Ranges::Uids { last, .. } if found.contains_key(last) => Vec::new(),
-        // `*` is then the highest message that is still there.
+        // Up to where a range ends in `*`: the highest message that is still there.
         Ranges::Uids { last, .. } => vec![(1, *last)],
     }
 }

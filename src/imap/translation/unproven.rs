@@ -11,6 +11,8 @@ use crate::imap::sequence::{Collected, UidSet};
 #[derive(Debug)]
 pub struct Unproven {
     set: UidSet,
+    /// What the COPY can have found; the others arrived later.
+    was_there: Option<UidSet>,
     refused: Option<Refused>,
     found: Collected,
     /// A SEARCH response came, and every search was answered OK.
@@ -19,17 +21,20 @@ pub struct Unproven {
 }
 
 impl Unproven {
-    pub fn begin(job: Job, set: UidSet, refused: Option<Refused>) -> Next {
+    pub fn begin(job: Job, set: UidSet, was_there: Option<UidSet>, refused: Option<Refused>) -> Next {
         let flight = job.writer.search(&set);
-        let stage = Unproven { set, refused, found: Collected::default(), searched: false, failed: false };
+        let found = Collected::default();
+        let stage = Unproven { set, was_there, refused, found, searched: false, failed: false };
         Next::Send(flight, Box::new(Translation { job, stage: Stage::Unproven(stage) }))
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
         let Untagged::Search(numbers) = data else { return Claim::Forward };
         self.searched = true;
-        let found = grammar::search_numbers(numbers).filter(|uid| self.set.contains(*uid));
-        found.for_each(|uid| self.found.push(uid));
+        match grammar::search_result(numbers) {
+            Some(found) => self.found.append(&found),
+            None => self.failed = true,
+        }
         Claim::Mine
     }
 
@@ -38,12 +43,18 @@ impl Unproven {
     }
 
     fn there(&self) -> Option<UidSet> {
-        if self.failed || !self.searched { Some(self.set.clone()) } else { self.found.set() }
+        let known = self.searched && !self.failed;
+        if known { self.found.set()?.intersection(&self.set) } else { Some(self.set.clone()) }
     }
 
     pub fn landed(self) -> Verdict {
         match (self.there(), self.refused) {
-            (Some(set), _) => cannot(&set),
+            (Some(set), _) => {
+                let mut verdict = cannot(&set);
+                verdict.unprovable_target =
+                    self.was_there.is_some_and(|was| was.intersection(&set).is_some());
+                verdict
+            }
             (None, Some(refused)) => refusal(Some(refused)),
             (None, None) => Verdict::new(Outcome::Moved, "OK No messages to move"),
         }
@@ -65,6 +76,5 @@ fn cannot(set: &UidSet) -> Verdict {
     );
     let mut verdict = Verdict::new(Outcome::Incomplete, reply);
     verdict.left_behind = set.count();
-    verdict.unprovable_target = true;
     verdict
 }
