@@ -269,6 +269,7 @@ impl Connection {
                         tracing::info!(conn = %Id(self.id), outcome, moved, left_behind, seconds, "MOVE not done");
                     }
                 }
+                Notice::Ended { reason } => self.note(reason.into()),
                 Notice::ProtocolError { side, breach } => {
                     tracing::debug!(conn = %Id(self.id), side = side_name(side), kind = breach.name(), "protocol error");
                 }

@@ -3,6 +3,7 @@
 use imapmove::config::{self, Config, Problem};
 use imapmove::demo;
 use imapmove::proxy::Proxy;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
@@ -37,6 +38,7 @@ fn live() -> Result<bool, Problem> {
     }
     let config = Config::load(&flags)?;
     start_log(&config);
+    raise_descriptor_limit();
     let clean = runtime.block_on(async {
         // Before an address is announced: whoever reads it may send a signal at once.
         let signals = signals();
@@ -68,12 +70,26 @@ fn start_log(config: &Config) {
     }));
 }
 
-/// A message for each SIGTERM and SIGINT.
+/// Each client takes two descriptors, and the usual soft limit is 1,024: up to what this process may have.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it the gateway works as well, for fewer clients.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// A message for each SIGTERM and SIGINT. SIGHUP is taken, so that a habit of other daemons' does not end this one.
 fn signals() -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(2);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let (sender, mut stream) = (sender.clone(), signal(kind).expect("SIGTERM and SIGINT can be caught"));
         tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(()).await.is_ok() {} });
     }
+    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP does nothing yet: a new certificate or setting needs a restart");
+        }
+    });
     receiver
 }

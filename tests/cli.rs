@@ -302,6 +302,41 @@ fn a_signal_with_no_session_ends_at_once_and_clean() {
 }
 
 #[test]
+fn a_hangup_ends_nothing() {
+    let mut gateway = Gateway::start(upstream().1);
+    gateway.signal("HUP");
+    gateway.wait_for("SIGHUP does nothing yet");
+    assert_eq!(gateway.page("/livez").0, "HTTP/1.1 200 OK");
+    gateway.signal("TERM");
+    assert_eq!(gateway.end().0.code(), Some(0));
+}
+
+#[test]
+fn as_many_descriptors_as_the_system_allows() {
+    let gateway = Gateway::start(upstream().1);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", gateway.process.id())).expect("reads");
+    let open_files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let words: Vec<_> = open_files.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "soft and hard: {open_files}");
+}
+
+/// WIRE-9: what the gateway ends a session for is in the log too.
+#[test]
+fn the_log_says_why_the_gateway_ended_a_session() {
+    let (upstream, address) = upstream();
+    let mut gateway = Gateway::start(address);
+    let mut client = gateway.connect();
+    upstream
+        .accept()
+        .expect("the gateway connects")
+        .0
+        .write_all(b"220 smtp.example.org\r\n")
+        .expect("writes");
+    assert!(line(&mut client).starts_with("* BYE [UNAVAILABLE] "));
+    gateway.wait_for("ended=The mail server did not greet as an IMAP server does");
+}
+
+#[test]
 fn a_session_that_a_second_signal_cuts_makes_the_exit_code_1() {
     let (upstream, address) = upstream();
     let mut gateway = Gateway::start(address);

@@ -70,6 +70,9 @@ pub struct Settings {
     pub greeting_timeout: Duration,
 }
 
+/// The upstream must have greeted, and be in TLS where that is demanded, within this time (WIRE-9).
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(20);
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -79,7 +82,7 @@ impl Default for Settings {
             advertise_before_login: false,
             max_line: 8_000,
             move_timeout: Duration::from_secs(30),
-            greeting_timeout: Duration::from_secs(20),
+            greeting_timeout: GREETING_TIMEOUT,
         }
     }
 }
@@ -107,6 +110,11 @@ pub enum Notice {
         left_behind: u32,
         /// From the command to its tagged reply.
         took: Duration,
+    },
+    /// The session ended for a reason of the gateway's own, which the client got in a BYE where one could be said.
+    Ended {
+        /// In one line, without octets of either peer.
+        reason: String,
     },
     /// One side broke the protocol; the session went on, or ended.
     ProtocolError {

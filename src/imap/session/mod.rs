@@ -370,6 +370,7 @@ impl Session {
         if self.course.is_boundary() && !self.bye_seen {
             self.say(format!("* BYE {code}{reason}\r\n").as_bytes());
         }
+        self.notices.push_back(Notice::Ended { reason: reason.to_owned() });
         self.finish();
     }
 
