@@ -454,3 +454,51 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moving() -> Session {
+        let mut session = Session::new(Settings::default());
+        session.receive(Side::Upstream, b"* PREAUTH [CAPABILITY IMAP4rev1 UIDPLUS] in\r\n");
+        session.receive(Side::Client, b"a SELECT INBOX\r\n");
+        session.receive(Side::Upstream, b"* 3 EXISTS\r\na OK [READ-WRITE] in\r\n");
+        session.receive(Side::Client, b"b UID MOVE 2 T\r\n");
+        session.output(Side::Client).clear();
+        session.output(Side::Upstream).clear();
+        session.tick(Duration::ZERO);
+        session
+    }
+
+    #[test]
+    fn fault_2_a_client_that_takes_nothing_during_a_move_counts_as_gone() {
+        let mut session = moving();
+        session.receive(Side::Upstream, b"* 4 EXISTS\r\n");
+        session.tick(CLIENT_STALL - Duration::from_millis(1));
+        assert!(!session.client_lost);
+        session.receive(Side::Upstream, b"* 5 EXISTS\r\n");
+        session.tick(CLIENT_STALL);
+        assert!(session.client_lost && !session.is_finished());
+        session.receive(Side::Upstream, b"* 2 FETCH (UID 2)\r\nmv1 OK\r\n* SEARCH\r\nmv2 OK\r\n");
+        session.receive(Side::Upstream, b"mv3 OK [COPYUID 7 2 1] copied\r\n");
+        let upstream = String::from_utf8(session.output(Side::Upstream).to_vec()).unwrap();
+        assert!(
+            upstream.contains("UID STORE 2 +FLAGS.SILENT") && upstream.contains("UID EXPUNGE 2"),
+            "{upstream}"
+        );
+        assert!(session.output(Side::Client).is_empty());
+    }
+
+    #[test]
+    fn fault_2_a_client_that_takes_a_little_is_there() {
+        let mut session = moving();
+        session.receive(Side::Upstream, b"* 4 EXISTS\r\n");
+        for seconds in (9..=90).step_by(9) {
+            session.output(Side::Client).advance(1);
+            session.receive(Side::Upstream, b"* 5 EXISTS\r\n");
+            session.tick(Duration::from_secs(seconds));
+            assert!(!session.client_lost, "after {seconds} s");
+        }
+    }
+}
