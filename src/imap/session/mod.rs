@@ -15,6 +15,7 @@ use client::Mode;
 use flight::{InFlight, OwnTags};
 use own::Work;
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::time::Duration;
 use upstream::Course;
 
@@ -83,7 +84,6 @@ enum Phase {
 ///    and call [`secured`](Session::secured);
 /// 5. report an end of file with [`closed`](Session::closed), anything worse with [`lost`](Session::lost);
 /// 6. when [`is_finished`](Session::is_finished): write what is left, then close both legs.
-#[derive(Debug)]
 pub struct Session {
     settings: Settings,
     now: Duration,
@@ -132,6 +132,20 @@ pub struct Session {
     work: Option<Work>,
     /// When the upstream last said something that a wait of the gateway's own depends on.
     progress_at: Duration,
+}
+
+/// Its buffers can hold a password, so none of their octets is shown.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = |side: Side| (self.inbox[side as usize].len(), self.out[side as usize].len());
+        f.debug_struct("Session")
+            .field("phase", &self.phase)
+            .field("pending", &self.pending)
+            .field("work", &self.work)
+            .field("client_octets", &held(Side::Client))
+            .field("upstream_octets", &held(Side::Upstream))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -469,6 +483,17 @@ mod tests {
         session.output(Side::Upstream).clear();
         session.tick(Duration::ZERO);
         session
+    }
+
+    #[test]
+    fn wire_7_debug_shows_no_password() {
+        let mut session = Session::new(Settings::default());
+        session.receive(Side::Upstream, b"* OK [CAPABILITY IMAP4rev1 LITERAL+] hi\r\n");
+        let speech = b"a LOGIN user {6+}\r\ncanary\r\nb AUTHENTICATE PLAIN canary\r\nc LOGIN x canary";
+        for octet in speech {
+            session.receive(Side::Client, &[*octet]);
+            assert!(!format!("{session:?}").contains("canary"), "{session:?}");
+        }
     }
 
     #[test]

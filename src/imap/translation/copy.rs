@@ -3,7 +3,7 @@
 use super::remove::{Proved, Removing};
 use super::unproven::Unproven;
 use super::watch::Watch;
-use super::{Claim, Job, Next, Stage, Translation, Verdict, refusal};
+use super::{Claim, Job, Next, Stage, Translation, Verdict, Writable, refusal};
 use crate::imap::Outcome;
 use crate::imap::grammar::{self, FetchedState};
 use crate::imap::own_command::{Flight, Purpose};
@@ -24,7 +24,8 @@ pub struct Copying {
 }
 
 impl Copying {
-    pub fn begin(job: Job, set: UidSet) -> Next {
+    /// What is copied must be able to leave `_source` afterwards.
+    pub fn begin(job: Job, set: UidSet, _source: Writable<'_>) -> Next {
         let copies = Copies::new(job.writer.copy_chunks(&set, &job.target));
         let mut flight = job.writer.list(&set);
         flight.extend(job.writer.search_deleted(&set));

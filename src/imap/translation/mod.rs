@@ -44,6 +44,35 @@ pub struct Selected {
     pub(super) rights: Rights,
 }
 
+/// A selected mailbox that messages may leave: only from one can a MOVE start (MOVE-4).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writable<'a>(&'a Selected);
+
+impl Selected {
+    /// The error is the refusal.
+    fn writable(&self) -> Result<Writable<'_>, Verdict> {
+        let may = !self.deleted_is_not_permanent && self.rights != Rights::MayNotDelete;
+        match () {
+            () if self.read_only => Err(no_permission("it is open read-only")),
+            () if !may => Err(no_permission("you may not delete messages there")),
+            () => Ok(Writable(self)),
+        }
+    }
+}
+
+impl<'a> Writable<'a> {
+    /// Its name, if MYRIGHTS is to be asked first.
+    fn to_ask_rights_of(self, upstream: &Capabilities) -> Option<&'a Mailbox> {
+        let asks = upstream.acl && self.0.rights == Rights::NotAsked;
+        self.0.mailbox.as_ref().filter(|_| asks)
+    }
+}
+
+fn no_permission(why: &str) -> Verdict {
+    let reply = format!("NO [NOPERM] Nothing was moved out of the selected mailbox: {why}");
+    Verdict::new(Outcome::Refused, reply)
+}
+
 /// What MYRIGHTS said of the selected mailbox (RFC 4314; MOVE-4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Rights {
@@ -146,19 +175,11 @@ pub(super) fn start(
     uidplus: Uidplus,
 ) -> Next {
     let MoveCommand { form, set, target } = request;
-    let capabilities = writer.capabilities;
-    if selected.read_only || selected.deleted_is_not_permanent || selected.rights == Rights::MayNotDelete {
-        return Next::Finish(may_not_delete(selected));
-    }
-    let ask_rights = capabilities.acl && selected.rights == Rights::NotAsked;
-    let mailbox = selected.mailbox.as_ref().filter(|_| ask_rights);
-    Resolving::begin(Job { form, target, writer, uidplus }, set, exists, mailbox)
-}
-
-fn may_not_delete(selected: &Selected) -> Verdict {
-    let why = if selected.read_only { "it is open read-only" } else { "you may not delete messages there" };
-    let reply = format!("NO [NOPERM] Nothing was moved out of the selected mailbox: {why}");
-    Verdict::new(Outcome::Refused, reply)
+    let source = match selected.writable() {
+        Ok(source) => source,
+        Err(refusal) => return Next::Finish(refusal),
+    };
+    Resolving::begin(Job { form, target, writer, uidplus }, set, exists, source)
 }
 
 impl Translation {
@@ -187,8 +208,10 @@ impl Translation {
     pub fn landed(self: Box<Self>, selected: &Selected, framed: bool) -> Next {
         let Translation { job, stage } = *self;
         match stage {
-            Stage::Resolve(stage) if selected.rights != Rights::MayNotDelete => stage.landed(job),
-            Stage::Resolve(_) => Next::Finish(may_not_delete(selected)),
+            Stage::Resolve(stage) => match selected.writable() {
+                Ok(source) => stage.landed(job, source),
+                Err(refusal) => Next::Finish(refusal),
+            },
             Stage::Copy(stage) => stage.landed(job, framed),
             Stage::Unproven(stage) => Next::Finish(stage.landed()),
             Stage::Remove(stage) => stage.landed(job),

@@ -2,12 +2,11 @@
 
 use super::copy::Copying;
 use super::watch::Early;
-use super::{Claim, Job, Next, Stage, Translation, Verdict};
+use super::{Claim, Job, Next, Stage, Translation, Verdict, Writable};
 use crate::imap::Outcome;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::Form;
 use crate::imap::grammar::{self, FetchedState};
-use crate::imap::mailbox::Mailbox;
 use crate::imap::own_command::{Flight, OwnCommand, Purpose};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::sequence::{Collected, End, NumberSet, SequenceSet, UidSet};
@@ -108,15 +107,16 @@ impl Resolving {
     }
 
     /// The first flight of the MOVE, or none where the set is plain UIDs and the rights are known.
-    pub fn begin(job: Job, set: SequenceSet, exists: u32, rights_of: Option<&Mailbox>) -> Next {
+    pub fn begin(job: Job, set: SequenceSet, exists: u32, source: Writable<'_>) -> Next {
         let Some(ask) = Ask::of(job.form, set, exists) else {
             return Next::Finish(nothing(job.form));
         };
         let mut flight = ask.flight(&job);
         // MYRIGHTS rides behind: before the FETCH it could carry an EXPUNGE and shift what the client meant.
+        let rights_of = source.to_ask_rights_of(&job.writer.capabilities);
         flight.extend(rights_of.map(|mailbox| job.writer.rights(mailbox)));
         let stage = Resolving::new(ask);
-        if flight.is_empty() { stage.landed(job) } else { send(flight, job, stage) }
+        if flight.is_empty() { stage.landed(job, source) } else { send(flight, job, stage) }
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
@@ -153,13 +153,13 @@ impl Resolving {
         self.refused |= fatal;
     }
 
-    pub fn landed(self, job: Job) -> Next {
+    pub fn landed(self, job: Job, source: Writable<'_>) -> Next {
         if self.refused {
             let reply = "NO The mail server would not say which messages these are; nothing was moved";
             return Next::Finish(Verdict::new(Outcome::Refused, reply));
         }
         match self.ask.resolve() {
-            Resolved::Set(set) => Copying::begin(job, set),
+            Resolved::Set(set) => Copying::begin(job, set, source),
             Resolved::SavedNothing => Next::Finish(nothing(Form::Uid)),
             Resolved::Nothing => Next::Finish(nothing(job.form)),
             Resolved::Disturbed => Next::Finish(Verdict::new(
