@@ -36,6 +36,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a client may take nothing during a MOVE before it counts as gone (FAULT-2).
 pub const CLIENT_STALL: Duration = Duration::from_secs(30);
 
+/// To clients whose session a drain ends.
+const SHUTTING_DOWN: &str = "imapmove is shutting down, connect again";
+
 /// A command of the client's that the upstream has not answered.
 #[derive(Debug)]
 struct Pending {
@@ -349,15 +352,20 @@ impl Session {
         if self.finished || self.work.is_some() || !(self.client_closed || self.draining) {
             return;
         }
+        let unheard = self.held && !self.inbox[Side::Client as usize].is_empty();
         if self.phase != Phase::Running {
-            return self.end_with("[UNAVAILABLE] ", "imapmove is shutting down, connect again");
+            return match self.draining {
+                true => self.end_with("[UNAVAILABLE] ", SHUTTING_DOWN),
+                false if !unheard => self.finish(),
+                // What was said before the greeting is answered behind it.
+                false => {}
+            };
         }
         let only_open = self.pending.iter().all(|p| self.mode.is_open(&p.tag));
-        let unheard = self.held && !self.inbox[Side::Client as usize].is_empty();
         if only_open && self.client_closed && (self.draining || !unheard) {
             self.leave();
         } else if only_open && self.draining && self.mode.may_end() {
-            self.say(b"* BYE imapmove is shutting down, connect again\r\n");
+            self.say(format!("* BYE {SHUTTING_DOWN}\r\n").as_bytes());
             self.leave();
         }
     }
