@@ -1,10 +1,11 @@
 //! Real clients move mail through the gateway: Python's imaplib and mbsync.
 
 use crate::mail;
-use crate::server::Kind;
+use crate::server::{Kind, Server};
 use crate::tap::Tap;
 use crate::{Route, check_no_move, on_servers, seed};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,11 +16,22 @@ on_servers!(mbsync: dovecot DOVECOT, dovecot_mdbox DOVECOT_MDBOX, courier COURIE
 fn imaplib(kind: Kind) {
     let route = Route::start(kind);
     seed(&route.server, 6);
+    move_with_imaplib(route.gateway.address, kind, &[]);
+    check_moved(&route.server);
+    check_no_move(&route);
+}
+
+/// Moves `message2` to `message4`, with what the script wants to know about TLS.
+pub fn move_with_imaplib(gateway: SocketAddr, kind: Kind, tls: &[&str]) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/imaplib_move.py");
     let mut python = Command::new("python3");
-    python.arg(script).arg(route.gateway.address.port().to_string());
-    run(python.arg(kind.mailbox("Source")).arg(kind.mailbox("Target")));
-    check(&route, &[1, 5, 6], &[2, 3, 4]);
+    python.arg(script).arg(gateway.port().to_string());
+    run(python.arg(kind.mailbox("Source")).arg(kind.mailbox("Target")).args(tls));
+}
+
+/// Of six messages, those that [`move_with_imaplib`] moves are in `Target`, once, and the others in `Source`.
+pub fn check_moved(server: &Server) {
+    check(server, &[1, 5, 6], &[2, 3, 4]);
 }
 
 /// mbsync moves what was deleted on the near side to the far side's trash: with UID MOVE where the server lists it,
@@ -37,7 +49,8 @@ fn mbsync(kind: Kind) {
     let deleted = delete_locally(&home.path().join("mail"), &["message2", "message5"]);
     assert_eq!(deleted, 2, "mbsync has fetched both");
     sync();
-    check(&route, &[1, 3, 4, 6], &[2, 5]);
+    check(&route.server, &[1, 3, 4, 6], &[2, 5]);
+    check_no_move(&route);
     let commands = front.commands();
     let moves = commands.iter().filter(|command| command.starts_with("UID MOVE "));
     assert_eq!(moves.count(), 2, "mbsync believes in the MOVE that the gateway lists");
@@ -84,8 +97,8 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}\n{}\n{}", text(&output.stdout), text(&output.stderr));
 }
 
-fn check(route: &Route, source: &[u32], target: &[u32]) {
-    let (mut client, kind) = (route.server.login(), route.server.kind);
+fn check(server: &Server, source: &[u32], target: &[u32]) {
+    let (mut client, kind) = (server.login(), server.kind);
     for (mailbox, expected) in [("Source", source), ("Target", target)] {
         let found = mail::contents(&mut client, &kind.mailbox(mailbox));
         let found: BTreeMap<String, usize> =
@@ -93,5 +106,4 @@ fn check(route: &Route, source: &[u32], target: &[u32]) {
         let expected = expected.iter().map(|i| (format!("message{i}"), 1)).collect();
         assert_eq!(found, expected, "{mailbox}");
     }
-    check_no_move(route);
 }

@@ -1,11 +1,16 @@
 # Sourced by the recipes of the real servers and by tests/run. A recipe is
 #
-#     SERVER.sh DIR PORT PERSONALITY[,PERSONALITY...]    starts the server
-#     SERVER.sh install                                  only installs it
-#     SERVER.sh packages                                 says which packages it needs
+#     SERVER.sh DIR PORT PERSONALITY[,PERSONALITY...] [TLS_PORT]    starts the server
+#     SERVER.sh install                                             only installs it
+#     SERVER.sh packages                                            says which packages it needs
 #
-# It names them in PACKAGES, and those that are only unpacked (see below) in UNPACKED. It keeps all state in DIR, listens on 127.0.0.1:PORT, stays in the foreground, writes what the server says to
-# DIR/server.log, and ends on SIGTERM or with its parent. Users: alice/wonderland and bob/builder.
+# It names them in PACKAGES, and those that are only unpacked (see below) in UNPACKED. It keeps all state in DIR, listens
+# on 127.0.0.1:PORT, stays in the foreground, writes what the server says to DIR/server.log, and ends on SIGTERM or with
+# its parent. Users: alice/wonderland and bob/builder.
+#
+# With TLS_PORT it also has STARTTLS on PORT and TLS from the first octet on TLS_PORT, with the certificate that stands in
+# DIR/cert.pem and DIR/key.pem. What it hears inside TLS cannot be seen on the wire: a server that can writes it, or the
+# whole conversation, to files in DIR/heard.
 set -eu
 umask 022
 
@@ -54,18 +59,20 @@ unpack() {
   ) 9>"$CACHE/lock"
 }
 
-# begin ARGUMENTS...: installs what is needed; sets DIR (absolute), PORT, PERSONALITY, and MAIL_USER, who owns the mail.
+# begin ARGUMENTS...: installs what is needed; sets DIR (absolute), PORT, PERSONALITY, TLS_PORT (or nothing), and
+# MAIL_USER, who owns the mail.
 begin() {
   [ "${1:-}" = packages ] && { echo "${PACKAGES[*]}"; exit; }
   need "${PACKAGES[@]}"
   unpack "$(basename "$0" .sh)" "${UNPACKED[@]}"
   [ "${1:-}" = install ] && exit
-  [ $# = 3 ] || fail "usage: $0 DIR PORT PERSONALITY"
-  mkdir -p "$1"
-  DIR=$(cd "$1" && pwd) PORT=$2 PERSONALITY=$3
+  [ $# = 3 ] || [ $# = 4 ] || fail "usage: $0 DIR PORT PERSONALITY [TLS_PORT]"
+  mkdir -p "$1/heard"
+  DIR=$(cd "$1" && pwd) PORT=$2 PERSONALITY=$3 TLS_PORT=${4:-}
   cd "$DIR"
   MAIL_USER=$(id -un) MAIL_GROUP=$(id -gn)
   if [ "$(id -u)" = 0 ]; then chmod 755 "$DIR"; MAIL_USER=nobody MAIL_GROUP=nogroup; fi
+  chown "$MAIL_USER:$MAIL_GROUP" "$DIR/heard"
 }
 
 # run [SETPRIV-OPTION...] COMMAND...: becomes the server, which ends when the process that started the recipe does.

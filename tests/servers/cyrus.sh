@@ -8,7 +8,15 @@ PACKAGES=(libsasl2-modules libsasl2-modules-db sasl2-bin libcom-err2 libical3 li
 UNPACKED=(cyrus-imapd cyrus-common)
 begin "$@"
 
+bin=$PREFIX/usr/lib/cyrus/bin
 mkdir -p conf/{db,log,msg,proc,ptclient,socket,sieve,backup,quota,user,lock,tmp} spool
+tls= imaps=
+if [ -n "$TLS_PORT" ]; then
+  tls="tls_server_cert: $DIR/cert.pem
+tls_server_key: $DIR/key.pem"
+  imaps="imaps cmd=\"$bin/imapd -C $DIR/imapd.conf -s -U 30\" listen=\"127.0.0.1:$TLS_PORT\" prefork=0 maxchild=200 proto=\"tcp4\""
+  ln -sfn "$DIR/heard" conf/log/alice # Cyrus logs the sessions of a user for whom there is this folder
+fi
 cat >imapd.conf <<C
 configdirectory: $DIR/conf
 partition-default: $DIR/spool
@@ -36,9 +44,9 @@ sieveusehomedir: no
 sievedir: $DIR/conf/sieve
 imapidlepoll: 1
 statuscache: no
+$tls
 $(has native || echo 'suppress_capabilities: MOVE')
 C
-bin=$PREFIX/usr/lib/cyrus/bin
 cat >cyrus.conf <<C
 START {
   recover cmd="$bin/ctl_cyrusdb -C $DIR/imapd.conf -r"
@@ -46,6 +54,7 @@ START {
 }
 SERVICES {
   imap cmd="$bin/imapd -C $DIR/imapd.conf -U 30" listen="127.0.0.1:$PORT" prefork=1 maxchild=200 proto="tcp4"
+  $imaps
 }
 EVENTS {
   checkpoint cmd="$bin/ctl_cyrusdb -C $DIR/imapd.conf -c" period=30

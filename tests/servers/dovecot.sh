@@ -43,6 +43,16 @@ if has quota; then
   quota_grace = 0
   quota_vsizes = yes"
 fi
+tls='ssl = no' imaps='port = 0' rawlog=
+if [ -n "$TLS_PORT" ]; then
+  tls="ssl = yes
+ssl_cert = <$DIR/cert.pem
+ssl_key = <$DIR/key.pem"
+  imaps="address = 127.0.0.1
+    port = $TLS_PORT
+    ssl = yes"
+  rawlog="rawlog_dir = $DIR/heard"
+fi
 # Without root nothing can be chrooted.
 unrooted= ; [ "$(id -u)" = 0 ] || unrooted='chroot ='
 
@@ -58,7 +68,7 @@ default_internal_group = $(id -gn "$INTERNAL_USER")
 default_login_user = $LOGIN_USER
 first_valid_uid = 1
 first_valid_gid = 1
-ssl = no
+$tls
 disable_plaintext_auth = no
 auth_mechanisms = plain login
 auth_failure_delay = 0
@@ -68,6 +78,7 @@ mail_plugins =$plugins
 mail_max_userip_connections = 200
 protocol imap {
   mail_plugins = \$mail_plugins$imap_plugins
+  $rawlog
 }
 plugin {$settings
 }
@@ -99,7 +110,7 @@ service imap-login {
     port = $PORT
   }
   inet_listener imaps {
-    port = 0
+    $imaps
   }
 }
 service auth {

@@ -1,10 +1,23 @@
-"""Moves messages 2 to 4 with Python's own imaplib: imaplib_move.py PORT SOURCE TARGET"""
+"""Moves messages 2 to 4 with Python's own imaplib: imaplib_move.py PORT SOURCE TARGET [starttls|implicit CA]"""
 
 import imaplib
+import ssl
 import sys
 
-port, source, target = sys.argv[1:]
-with imaplib.IMAP4("127.0.0.1", int(port), timeout=30) as client:
+
+def connect(port, tls="off", ca=None):
+    if tls == "off":
+        return imaplib.IMAP4("127.0.0.1", port, timeout=30)
+    context = ssl.create_default_context(cafile=ca)
+    if tls == "implicit":
+        return imaplib.IMAP4_SSL("127.0.0.1", port, ssl_context=context, timeout=30)
+    client = imaplib.IMAP4("127.0.0.1", port, timeout=30)
+    client.starttls(context)
+    return client
+
+
+port, source, target, *tls = sys.argv[1:]
+with connect(int(port), *tls) as client:
     client.login("alice", "wonderland")
     assert "MOVE" in client.capabilities, client.capabilities
     client.select(source)

@@ -7,6 +7,8 @@ mod client;
 mod gateway;
 #[path = "../support/mail.rs"]
 mod mail;
+#[path = "../support/peer.rs"]
+mod peer;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/tap.rs"]
@@ -20,6 +22,7 @@ mod like_native;
 mod pass_through;
 mod round_trips;
 mod storm;
+mod tls;
 
 use client::Client;
 use gateway::Gateway;

@@ -2,7 +2,7 @@
 
 use crate::client::{self, Client};
 use crate::server::{POLL, Process, free_address, tail};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
@@ -16,6 +16,7 @@ const START: Duration = Duration::from_secs(20);
 pub struct Gateway {
     /// Where clients connect.
     pub address: SocketAddr,
+    admin: SocketAddr,
     process: Process,
     folder: TempDir,
 }
@@ -26,16 +27,36 @@ impl Gateway {
     /// # Panics
     /// If it does not start, with the tail of its log.
     pub fn start(upstream: SocketAddr) -> Gateway {
-        let address = free_address();
+        Gateway::start_with(upstream, &[])
+    }
+
+    /// [`start`](Gateway::start) with further settings, such as `("--upstream-tls", "starttls")`.
+    pub fn start_with(upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
+        let mut gateway = Gateway::launch(upstream, settings);
+        let address = gateway.address;
+        gateway.wait("logs in", || client::accepts_login(address));
+        gateway
+    }
+
+    /// Starts the gateway and waits until it takes connections: for an upstream with which no login can succeed.
+    pub fn start_in_vain(upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
+        let mut gateway = Gateway::launch(upstream, settings);
+        // Its admin listener opens last, and a connection to it reaches no upstream.
+        let admin = gateway.admin;
+        gateway.wait("listens", || TcpStream::connect(admin).is_ok());
+        gateway
+    }
+
+    fn launch(upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
+        let (address, admin) = (free_address(), free_address());
         let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
         let mut command = Command::new("setpriv"); // ends with us, even if we are killed
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_imapmove")]);
         command.arg("--upstream").arg(upstream.to_string()).arg("--listen").arg(address.to_string());
-        command.arg("--admin").arg(free_address().to_string());
+        command.arg("--admin").arg(admin.to_string());
+        command.args(settings.iter().flat_map(|(name, value)| [name, value]));
         let process = Process::start(command, &folder.path().join("gateway.log"));
-        let mut gateway = Gateway { address, process, folder };
-        gateway.wait();
-        gateway
+        Gateway { address, admin, process, folder }
     }
 
     /// A connection through the gateway that is logged in as alice.
@@ -57,12 +78,13 @@ impl Gateway {
         ended.unwrap_or_else(|| panic!("the gateway still runs after {limit:?}:\n{}", tail(&self.log())))
     }
 
-    fn wait(&mut self) {
+    fn wait(&mut self, what: &str, is_so: impl Fn() -> bool) {
         let begun = Instant::now();
-        while !client::accepts_login(self.address) {
+        while !is_so() {
             let ended = self.process.ended();
             if ended.is_some() || begun.elapsed() > START {
-                panic!("the gateway did not start ({ended:?}); the tail of its log:\n{}", tail(&self.log()));
+                let log = tail(&self.log());
+                panic!("no gateway that {what} ({ended:?}); the tail of its log:\n{log}");
             }
             sleep(POLL);
         }

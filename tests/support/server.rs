@@ -1,6 +1,7 @@
 //! Real IMAP servers, started by the recipes in `tests/servers/` and stopped when they go out of scope.
 
 use crate::client::{self, Client};
+use crate::peer::Identity;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -51,6 +52,9 @@ impl Kind {
     pub const COURIER: Kind = Kind { recipe: "courier", personality: "legacy", prefix: "INBOX." };
     /// Courier with a quota of 200 kB or 40 messages.
     pub const COURIER_QUOTA: Kind = Kind { recipe: "courier", personality: "quota", prefix: "INBOX." };
+    /// Courier that says OK to STARTTLS and then, in clear, that it failed (SRV-5); in order but for that.
+    pub const COURIER_BROKEN_STARTTLS: Kind =
+        Kind { recipe: "courier", personality: "legacy,brokentls", prefix: "INBOX." };
     /// Cyrus, MOVE suppressed.
     pub const CYRUS: Kind = Kind { recipe: "cyrus", personality: "legacy", prefix: "" };
     /// Cyrus with its own MOVE.
@@ -69,8 +73,10 @@ impl Kind {
 
 /// A running server. It ends when this goes out of scope.
 pub struct Server {
-    /// Where it listens.
+    /// Where it listens, in clear and for STARTTLS.
     pub address: SocketAddr,
+    /// Where it listens for TLS from the first octet, if it was given a certificate.
+    pub tls_address: Option<SocketAddr>,
     /// What was started.
     pub kind: Kind,
     process: Process,
@@ -83,13 +89,26 @@ impl Server {
     /// # Panics
     /// If it does not start, with the tail of its log.
     pub fn start(kind: Kind) -> Server {
-        let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
+        Server::start_in(folder(), kind, None)
+    }
+
+    /// [`start`](Server::start) with TLS: STARTTLS and a second port.
+    pub fn start_with_tls(kind: Kind, identity: &Identity) -> Server {
+        let folder = folder();
+        for (from, to) in [(&identity.cert, "cert.pem"), (&identity.key, "key.pem")] {
+            std::fs::copy(from, folder.path().join(to)).expect("a copy of the certificate and its key");
+        }
+        Server::start_in(folder, kind, Some(free_address()))
+    }
+
+    fn start_in(folder: TempDir, kind: Kind, tls_address: Option<SocketAddr>) -> Server {
         let address = free_address();
         let recipe = format!("{}/tests/servers/{}.sh", env!("CARGO_MANIFEST_DIR"), kind.recipe);
         let mut command = Command::new("bash");
         command.arg(recipe).arg(folder.path()).arg(address.port().to_string()).arg(kind.personality);
+        command.args(tls_address.map(|address| address.port().to_string()));
         let process = Process::start(command, &folder.path().join("server.log"));
-        let mut server = Server { address, kind, process, folder };
+        let mut server = Server { address, tls_address, kind, process, folder };
         server.wait();
         server
     }
@@ -97,6 +116,14 @@ impl Server {
     /// A connection that is logged in as alice.
     pub fn login(&self) -> Client {
         Client::login(self.address)
+    }
+
+    /// What it wrote of what it heard inside TLS: nothing, if it cannot.
+    pub fn heard(&self) -> String {
+        let files = std::fs::read_dir(self.folder.path().join("heard")).expect("the folder of every recipe");
+        let read = |file: std::io::Result<std::fs::DirEntry>| std::fs::read(file.expect("a file").path());
+        let texts = files.map(|file| String::from_utf8_lossy(&read(file).expect("a log")).into_owned());
+        texts.collect()
     }
 
     fn wait(&mut self) {
@@ -115,6 +142,10 @@ impl Server {
             sleep(POLL);
         }
     }
+}
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder")
 }
 
 /// A child process in a process group of its own, which ends when this goes out of scope.
