@@ -55,6 +55,14 @@ impl UidSet {
         after > 0 && uid <= self.0[after - 1].1
     }
 
+    /// Whether any UID of `other` is in it: cheap where `other` is small.
+    pub fn meets(&self, other: &UidSet) -> bool {
+        other.0.iter().any(|(low, high)| {
+            let from = self.0.partition_point(|(_, end)| end < low);
+            self.0.get(from).is_some_and(|(start, _)| start <= high)
+        })
+    }
+
     /// Whether every UID of `other` is in it.
     pub fn contains_all(&self, other: &UidSet) -> bool {
         other.without(self).is_none()
@@ -224,6 +232,7 @@ mod tests {
             prop_assert_eq!(members(a.intersection(&b)), &x & &y);
             prop_assert_eq!(members(Some(a.union(&b))), &x | &y);
             prop_assert_eq!(a.contains_all(&b), y.is_subset(&x));
+            prop_assert_eq!(a.meets(&b), !x.is_disjoint(&y));
             prop_assert!((1..60).all(|n| a.contains(n) == x.contains(&n)));
         }
     }

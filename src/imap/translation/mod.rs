@@ -214,6 +214,7 @@ impl Translation {
             },
             Stage::Copy(stage) => stage.landed(job, framed),
             Stage::Unproven(stage) => Next::Finish(stage.landed()),
+            Stage::Remove(stage) if !framed => Next::Finish(stage.out_of_step()),
             Stage::Remove(stage) => stage.landed(job),
         }
     }

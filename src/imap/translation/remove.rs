@@ -93,7 +93,7 @@ impl Removing {
     fn removal(&mut self, data: &Untagged<'_>) -> Claim {
         let gone = self.watch.removal(data);
         let ours = match (gone, data) {
-            (Some(gone), _) => self.proved.proof.copied.uids().intersection(&gone).is_some(),
+            (Some(gone), _) => self.proved.proof.copied.uids().meets(&gone),
             // Perhaps one that arrived behind the listing and was copied all the same.
             (None, Untagged::Expunge(_)) => self.some_unlisted,
             _ => false,
@@ -254,6 +254,19 @@ impl Removing {
             lines.push([b"* OK [HIGHESTMODSEQ ", &n[..], b"] Highest\r\n"].concat());
         }
         lines
+    }
+
+    /// The upstream answered what nobody asked (WIRE-1): then no line shows that a message has left.
+    pub fn out_of_step(self) -> Verdict {
+        let copied = self.proved.proof.copied.uids().clone();
+        let mut verdict = self.finish(Some(&copied));
+        verdict.reply = format!(
+            "NO [SERVERBUG] The mail server answered commands that nobody sent; in the target, and perhaps still in the \
+             source and flagged as deleted there: {}",
+            named(&copied)
+        )
+        .into_bytes();
+        verdict
     }
 
     /// What was seen leaving is moved; of the rest nothing is known but that the target has it.
