@@ -68,6 +68,8 @@ fn wire_4_memory_stays_below_a_mebibyte() {
     a_search_line();
     a_peer_that_takes_nothing(&piece, Side::Client);
     a_peer_that_takes_nothing(&piece, Side::Upstream);
+    hostile_answers_to_a_move();
+    hostile_clients_before_login();
 }
 
 fn a_literal_from_the_client(piece: &[u8]) {
@@ -119,4 +121,51 @@ fn a_peer_that_takes_nothing(piece: &[u8], from: Side) {
         assert!(pieces < 64, "{from:?}: 4 MiB were taken though the other leg takes nothing");
     }
     measured.below_a_mebibyte("a peer that takes nothing");
+}
+
+/// The upstream says the same over and over during a MOVE of these UIDs.
+fn over_and_over(set: &str, what: &str, lines: &[&[u8]], times: usize) {
+    let mut measured = Measured::start("");
+    measured.pass(Side::Client, format!("b UID MOVE {set} T\r\n").as_bytes());
+    for _ in 0..times {
+        lines.iter().for_each(|line| measured.pass(Side::Upstream, line));
+        while measured.played.session.notice().is_some() {}
+    }
+    // An answer that is understood takes up to 2 MiB while it is read.
+    let kept = ALLOCATED.current_usage().saturating_sub(measured.before);
+    assert!(kept < 4 * MIB, "{what}: {kept} octets are kept");
+    println!("{what}: {kept} octets");
+}
+
+fn hostile_answers_to_a_move() {
+    let uids: Vec<String> = (0..40_000).map(|n| (2 * n + 1).to_string()).collect();
+    let copyuid = format!("* OK [COPYUID 7 {0} {0}] x\r\n", uids.join(","));
+    over_and_over("12", "untagged COPYUIDs", &[copyuid.as_bytes()], 50);
+    let search = format!("* SEARCH{}\r\n", " 1 3 5 7".repeat(40_000));
+    over_and_over("12", "SEARCH responses", &[search.as_bytes()], 50);
+    over_and_over("2:3", "listings", &[b"* 1 FETCH (UID 2)\r\n", b"* 1 FETCH (UID 3)\r\n"], 200_000);
+    over_and_over("2:3", "removals", &[b"* VANISHED 1\r\n", b"* VANISHED 3\r\n"], 200_000);
+}
+
+/// What one client can make the gateway hold or write before it has logged in.
+fn hostile_clients_before_login() {
+    let greeting = b"* OK [CAPABILITY IMAP4rev1] hi\r\n";
+    let before = ALLOCATED.current_usage();
+    let mut tags = Played::new(Settings::default(), Cut::Whole);
+    tags.send(Side::Upstream, greeting);
+    for n in 0..90 {
+        tags.send(Side::Client, format!("{n:x<65000} NOOP\r\n").as_bytes());
+        tags.forget();
+    }
+    let mut garbage = Played::new(Settings::default(), Cut::Whole);
+    garbage.send(Side::Upstream, greeting);
+    garbage.send(Side::Client, &b"\n".repeat(PIECE));
+    let grew = ALLOCATED.current_usage().saturating_sub(before);
+    assert!(grew < MIB, "{grew} octets for two sessions that have not logged in");
+
+    let mut long = Played::selected(Settings::default(), Cut::Whole, "");
+    let set: Vec<String> = (0..5400).map(|n| (10_001 + 2 * n).to_string()).collect();
+    long.send(Side::Client, format!("b UID MOVE {} {}\r\n", set.join(","), "T".repeat(1000)).as_bytes());
+    let written = long.session.output(Side::Upstream).len();
+    assert!(written < MIB, "one command became {written} octets");
 }

@@ -7,8 +7,8 @@ use super::sequence::{Collected, End, SequenceSet};
 use nom::branch::alt;
 use nom::bytes::complete::{tag, tag_no_case, take, take_till, take_while, take_while1};
 use nom::character::complete::{char, digit1};
-use nom::combinator::{all_consuming, map, map_opt, map_res, opt, recognize, value, verify};
-use nom::multi::{fold_many0, many0, separated_list1};
+use nom::combinator::{all_consuming, map, map_opt, opt, recognize, value, verify};
+use nom::multi::{fold_many0, separated_list1};
 use nom::sequence::{delimited, preceded, separated_pair, terminated};
 use nom::{IResult, Parser};
 
@@ -110,7 +110,8 @@ pub fn move_arguments(i: &[u8]) -> Option<(SequenceSet, Mailbox)> {
 
 /// `select = "SELECT" SP mailbox [select-params]`, from behind the verb.
 pub fn select_mailbox(i: &[u8]) -> Option<Mailbox> {
-    preceded(char(' '), mailbox).parse(i).ok().map(|(_, mailbox)| mailbox)
+    let (rest, mailbox) = preceded(char(' '), mailbox).parse(i).ok()?;
+    matches!(rest.first(), None | Some(b' ')).then_some(mailbox)
 }
 
 /// `resp-text-code = atom [SP 1*<any TEXT-CHAR except "]">]`: its name and its argument.
@@ -193,17 +194,4 @@ pub fn rights(line: &[u8]) -> &[u8] {
 pub fn numbered(i: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let (rest, (n, word)) = separated_pair(number, char(' '), take_while1(is_atom_char)).parse(i).ok()?;
     Some((n, word, rest))
-}
-
-/// Whether the line ends inside a quoted string: then `{n+}` at its end may be text to one reader and a
-/// literal to another.
-pub fn ends_in_quoted(i: &[u8]) -> bool {
-    let outside = recognize(take_while1(|c| c != b'"'));
-    let anything: Parsed<'_, Vec<&[u8]>> = many0(alt((outside, recognize(quoted_any)))).parse(i);
-    anything.is_ok_and(|(rest, _)| !rest.is_empty())
-}
-
-fn quoted_any(i: &[u8]) -> Parsed<'_, ()> {
-    let octet = alt((recognize((char('\\'), take(1usize))), take_while1(|c| c != b'"' && c != b'\\')));
-    map_res((char('"'), many0(octet), char('"')), |_| Ok::<_, ()>(())).parse(i)
 }

@@ -156,8 +156,8 @@ pub enum Breach {
     Silence,
     /// The upstream: a tagged reply that nobody asked for (WIRE-1).
     UnaskedReply,
-    /// The upstream: a VANISHED too long to be understood (WIRE-4).
-    LongVanished,
+    /// The upstream: a VANISHED that is too long to be understood, or malformed (WIRE-4, WIRE-10).
+    UnreadableVanished,
     /// The upstream: a literal whose length no number holds; the session ended (WIRE-1).
     EndlessLiteral,
 }
@@ -171,7 +171,7 @@ impl Breach {
         Breach::NoGreeting,
         Breach::Silence,
         Breach::UnaskedReply,
-        Breach::LongVanished,
+        Breach::UnreadableVanished,
         Breach::EndlessLiteral,
     ];
 
@@ -184,7 +184,7 @@ impl Breach {
             Breach::NoGreeting => "no_greeting",
             Breach::Silence => "silence",
             Breach::UnaskedReply => "unasked_reply",
-            Breach::LongVanished => "long_vanished",
+            Breach::UnreadableVanished => "unreadable_vanished",
             Breach::EndlessLiteral => "endless_literal",
         }
     }

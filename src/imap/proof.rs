@@ -134,6 +134,10 @@ impl Copies {
         let copyuid = status.code("COPYUID").map(read);
         let about_them = copyuid.is_some();
         self.untagged.extend(copyuid);
+        if self.untagged.len() > 2 * self.chunks.len() {
+            // More than anybody has asked for: none of them is believed, and they do not pile up.
+            self.untagged = vec![Err(Malformed)];
+        }
         about_them
     }
 
@@ -179,6 +183,12 @@ impl Copies {
         refused.map(one).reduce(|first, other| Refused { set: first.set.union(&other.set), ..first })
     }
 
+    /// Whether each accepted one brought a COPYUID that proves something.
+    pub fn all_accepted_are_proved(&self) -> bool {
+        let accepted = |chunk: &&Chunk| matches!(chunk.answer, Some(Answer::Accepted(_)));
+        self.chunks.iter().filter(accepted).all(|chunk| self.proof_of(chunk).is_some())
+    }
+
     /// What the accepted ones were asked for and did not prove. With a `listing` of all that was there, what it
     /// does not name needs no proof, unless a proof is missing as a whole.
     pub fn unproven(&self, listing: Option<&Collected>) -> Option<UidSet> {
@@ -187,8 +197,7 @@ impl Copies {
         let asked = UidSet::normalise(accepted().flat_map(|chunk| chunk.set.ranges().iter().copied()))?;
         let Some(proof) = self.proof() else { return Some(asked) };
         let rest = asked.without(proof.copied.uids())?;
-        let each = accepted().all(|chunk| self.proof_of(chunk).is_some());
-        match listing.filter(|_| each) {
+        match listing.filter(|_| self.all_accepted_are_proved()) {
             Some(listing) => listing.set()?.intersection(&rest),
             None => Some(rest),
         }

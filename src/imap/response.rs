@@ -84,6 +84,8 @@ pub enum Untagged<'a> {
     Fetch(u32, &'a [u8]),
     /// `* VANISHED uids`, not `(EARLIER)` (RFC 7162).
     Vanished(UidSet),
+    /// `* VANISHED` and nothing that can be read.
+    UnreadableVanished,
     /// `* SEARCH ...`: from behind the name.
     Search(&'a [u8]),
     /// `* MYRIGHTS ...` (RFC 4314).
@@ -133,8 +135,9 @@ impl<'a> Untagged<'a> {
             () if word.eq_ignore_ascii_case(b"SEARCH") => Untagged::Search(rest),
             () if word.eq_ignore_ascii_case(b"MYRIGHTS") => Untagged::MyRights,
             () if word.eq_ignore_ascii_case(b"VANISHED") => match grammar::vanished(rest) {
+                Some((true, _)) => Untagged::Other,
                 Some((false, uids)) => UidSet::normalise(uids).map_or(Untagged::Other, Untagged::Vanished),
-                _ => Untagged::Other,
+                None => Untagged::UnreadableVanished,
             },
             () => Status::parse(text).map_or(Untagged::Other, Untagged::Status),
         }

@@ -149,6 +149,33 @@ pub fn announced(line: &[u8]) -> Option<Announced> {
     (digits > 0).then_some(Announced { octets, synchronising, is_token })
 }
 
+/// Whether a line, read from its beginning, stands inside a quoted string: then `{n+}` at its end may be text to one
+/// reader and a literal to another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quotes {
+    open: bool,
+    escaped: bool,
+}
+
+impl Quotes {
+    /// The next octets of the line.
+    pub fn read(&mut self, text: &[u8]) {
+        for c in text {
+            match (self.open, self.escaped, c) {
+                (true, true, _) => self.escaped = false,
+                (true, false, b'\\') => self.escaped = true,
+                (_, _, b'"') => self.open = !self.open,
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a quoted string has begun and not ended.
+    pub fn are_open(self) -> bool {
+        self.open
+    }
+}
+
 /// The line without its CR LF or bare LF.
 pub fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);

@@ -166,7 +166,14 @@ fn range_text((low, high): (u32, u32)) -> String {
 
 /// Collects numbers one by one in ranges, cheaply when they come ascending or descending.
 #[derive(Clone, Debug, Default)]
-pub struct Collected(Vec<(u32, u32)>);
+pub struct Collected {
+    ranges: Vec<(u32, u32)>,
+    /// At so many ranges they are merged, so that what comes again and again does not pile up.
+    merge_at: usize,
+}
+
+/// Below so many ranges, merging is not worth its while.
+const FEW: usize = 4096;
 
 impl Collected {
     /// Adds a number.
@@ -176,21 +183,25 @@ impl Collected {
 
     /// Adds a range whose ends stand in order.
     pub fn push_range(&mut self, (low, high): (u32, u32)) {
-        match self.0.last_mut() {
+        match self.ranges.last_mut() {
             Some(last) if last.1.checked_add(1) == Some(low) => last.1 = high,
             Some(last) if high.checked_add(1) == Some(last.0) => last.0 = low,
-            _ => self.0.push((low, high)),
+            _ => self.ranges.push((low, high)),
+        }
+        if self.ranges.len() > self.merge_at.max(FEW) {
+            self.ranges = self.set().map(|set| set.0).unwrap_or_default();
+            self.merge_at = 2 * self.ranges.len();
         }
     }
 
     /// Adds what another has collected.
     pub fn append(&mut self, other: &Collected) {
-        other.0.iter().for_each(|range| self.push_range(*range));
+        other.ranges.iter().for_each(|range| self.push_range(*range));
     }
 
     /// All of them.
     pub fn set(&self) -> Option<UidSet> {
-        UidSet::normalise(self.0.iter().copied())
+        UidSet::normalise(self.ranges.iter().copied())
     }
 }
 

@@ -1,10 +1,10 @@
 //! What the client sends: commands cut out, checked and passed on; MOVE kept (WIRE-1, WIRE-3 to WIRE-7).
 
-use super::{Kind, PIPELINED, Pending, Phase, Session, UNDERSTOOD};
+use super::{BAD_IN_A_ROW, Kind, LONGEST_TAG, PIPELINED, Pending, Phase, Session, UNDERSTOOD};
 use crate::imap::capability;
 use crate::imap::command::{Form, MoveCommand, Tag};
 use crate::imap::grammar;
-use crate::imap::scan::{Announced, Piece, announced, without_line_end};
+use crate::imap::scan::{Announced, Piece, Quotes, announced, without_line_end};
 use crate::imap::translation::Selected;
 use crate::imap::{Breach, Side, Tls};
 
@@ -43,10 +43,7 @@ impl Mode {
 
     /// Whether a drain may end the session here: between commands, or in one that only waits for events.
     pub fn may_end(&self) -> bool {
-        matches!(
-            self,
-            Mode::Command | Mode::Idle { .. } | Mode::Authenticate { .. } | Mode::Discarding { .. }
-        )
+        !matches!(self, Mode::Passing { .. } | Mode::Announced { .. })
     }
 }
 
@@ -77,6 +74,9 @@ impl Session {
                 break;
             }
             let rest = &input[used..];
+            if !rest.is_empty() && matches!(self.mode, Mode::Command) && self.asks_before_first_command() {
+                continue;
+            }
             let Some(piece) = self.scanner[Side::Client as usize].next(rest, |_| UNDERSTOOD) else { break };
             let length = piece.len();
             if self.client_piece(piece) == Flow::Hold {
@@ -109,7 +109,10 @@ impl Session {
 
     fn client_piece(&mut self, piece: Piece<'_>) -> Flow {
         match piece {
-            Piece::Octets(octets) => self.client_octets(octets),
+            Piece::Octets(octets) => {
+                self.quotes = Quotes::default();
+                self.client_octets(octets);
+            }
             Piece::Line(line) if matches!(self.mode, Mode::Command) => {
                 return self.command_line(line, announced(line), true);
             }
@@ -139,10 +142,9 @@ impl Session {
 
     /// A line, or the first octets of a very long one, where a command must begin.
     fn command_line(&mut self, line: &[u8], literal: Option<Announced>, whole: bool) -> Flow {
-        if self.asks_before_first_command() {
-            return Flow::Hold;
-        }
         let text = if whole { without_line_end(line) } else { line };
+        self.quotes = Quotes::default();
+        self.quotes.read(text);
         let order = match self.check_line(text, literal) {
             Err(why) => Order::Refuse(why),
             Ok(()) => self.order(text, whole),
@@ -167,12 +169,15 @@ impl Session {
         let Some((tag, _, _)) = grammar::command_head(text) else {
             return Err("BAD Expected a tag, a space and a command".into());
         };
+        if tag.len() > LONGEST_TAG {
+            return Err("BAD The tag is too long".into());
+        }
         if self.pending.iter().any(|p| *p.tag.0 == *tag) {
             return Err("BAD A command with this tag is in progress".into());
         }
         match literal {
             Some(Announced { octets: None, .. }) => Err("BAD No literal can be that long".into()),
-            Some(literal) if !self.literal_allowed(text, &literal) => {
+            Some(literal) if !self.literal_allowed(&literal) => {
                 Err("BAD The mail server takes no such non-synchronising literal".into())
             }
             _ => Ok(()),
@@ -180,9 +185,9 @@ impl Session {
     }
 
     /// `{n+}` needs an upstream that allows it, and must read as a literal to everybody.
-    fn literal_allowed(&self, text: &[u8], literal: &Announced) -> bool {
+    fn literal_allowed(&self, literal: &Announced) -> bool {
         let allowed = literal.octets.is_some_and(|n| self.capabilities.allows_non_synchronising(n));
-        literal.synchronising || (allowed && literal.is_token && !grammar::ends_in_quoted(text))
+        literal.synchronising || (allowed && literal.is_token && !self.quotes.are_open())
     }
 
     fn order(&self, text: &[u8], whole: bool) -> Order {
@@ -201,6 +206,9 @@ impl Session {
             }
             b"STARTTLS" => understood(self.order_starttls(rest)),
             b"LOGIN" => understood(self.order_login()),
+            b"IDLE" | b"AUTHENTICATE" if announced(text).is_some() => {
+                Order::Refuse("BAD This command takes no literal".into())
+            }
             b"AUTHENTICATE" => understood(self.order_authenticate(rest)),
             b"SELECT" => Order::Pass(self.kind_select(rest, false)),
             b"EXAMINE" => Order::Pass(self.kind_select(rest, true)),
@@ -257,6 +265,10 @@ impl Session {
         reply.extend_from_slice(format!(" {why}\r\n").as_bytes());
         if why.starts_with("BAD") {
             self.blame(Side::Client, Breach::BadCommand);
+            self.bad_in_a_row += 1;
+        }
+        if self.bad_in_a_row > BAD_IN_A_ROW {
+            return self.end_with("", "Too many lines in a row that are no commands");
         }
         self.mode = Mode::Discarding { reply };
         if whole {
@@ -294,6 +306,7 @@ impl Session {
             self.opening = Selected::default();
             self.opening_exists = 0;
         }
+        self.bad_in_a_row = 0;
         self.tags.avoid(&tag);
         self.pending.push(Pending { tag, kind });
         self.emit(Side::Upstream, text);
@@ -307,6 +320,8 @@ impl Session {
     fn await_literal(&mut self, literal: Option<Announced>) {
         let Some(Announced { octets: Some(octets), synchronising, .. }) = literal else { return };
         match std::mem::replace(&mut self.mode, Mode::Command) {
+            // Once the command has its answer, no `+` comes any more: what follows is a command.
+            Mode::Passing { tag, .. } if synchronising && !self.pending.iter().any(|p| p.tag == tag) => {}
             Mode::Passing { tag, tee } if synchronising => self.mode = Mode::Announced { tag, tee, octets },
             mode => {
                 self.mode = mode;
@@ -332,7 +347,8 @@ impl Session {
             self.emit(Side::Upstream, &text[..at]);
             return self.end_client_error("A command line must not hold NUL or a bare CR");
         }
-        let bad = literal.filter(|l| l.octets.is_none() || !self.literal_allowed(text, l));
+        self.quotes.read(text);
+        let bad = literal.filter(|l| l.octets.is_none() || !self.literal_allowed(l));
         if bad.is_some() {
             return self.end_client_error("The mail server takes no such literal");
         }
@@ -392,8 +408,9 @@ impl Session {
         };
         let text = without_line_end(line);
         arguments.extend_from_slice(text);
+        self.quotes.read(text);
         let fits = end && is_clean(text) && arguments.len() <= UNDERSTOOD;
-        if !fits || literal.is_some_and(|l| !self.literal_allowed(text, &l)) {
+        if !fits || literal.is_some_and(|l| !self.literal_allowed(&l)) {
             return self.refuse(&tag.0, "BAD The command is too long or malformed", literal, end);
         }
         self.gather(tag, form, arguments, literal);
@@ -479,5 +496,6 @@ fn is_authenticate(text: &[u8]) -> bool {
 
 fn legal_tag(text: &[u8]) -> Option<&[u8]> {
     let (rest, tag) = grammar::command_tag(text).ok()?;
-    matches!(rest.first(), None | Some(b' ')).then_some(tag)
+    let legal = matches!(rest.first(), None | Some(b' ')) && tag.len() <= LONGEST_TAG;
+    legal.then_some(tag)
 }

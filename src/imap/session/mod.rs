@@ -7,7 +7,7 @@ mod upstream;
 
 use super::capability::{Capabilities, Leg};
 use super::command::Tag;
-use super::scan::Scanner;
+use super::scan::{Quotes, Scanner};
 use super::translation::Selected;
 use super::{Breach, Notice, Settings, Side, Tls};
 use bytes::{Buf, BytesMut};
@@ -29,6 +29,10 @@ pub const HIGH_WATER: usize = 64 * 1024;
 pub const HELD: usize = 16 * 1024;
 /// Client commands in progress at the upstream; further ones wait.
 pub const PIPELINED: usize = 128;
+/// The longest tag of a client, in octets.
+pub const LONGEST_TAG: usize = 1024;
+/// Lines in a row that are no commands; one more ends the session.
+pub const BAD_IN_A_ROW: usize = 100;
 /// Targets remembered as unprovable (MOVE-6); when there are more, every target is refused.
 pub const UNPROVABLE_TARGETS: usize = 64;
 /// How often a long MOVE tells the client that it goes on (MOVE-15).
@@ -100,6 +104,9 @@ pub struct Session {
     notices: VecDeque<Notice>,
 
     mode: Mode,
+    /// Whether the client's line is inside a quoted string.
+    quotes: Quotes,
+    bad_in_a_row: usize,
     /// The client's next octets wait for the upstream, not for the client.
     held: bool,
     client_secured: bool,
@@ -137,14 +144,13 @@ pub struct Session {
     progress_at: Duration,
 }
 
-/// Its buffers can hold a password, so none of their octets is shown.
+/// Its buffers can hold a password, so of what the peers said only tags in progress are shown.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = |side: Side| (self.inbox[side as usize].len(), self.out[side as usize].len());
         f.debug_struct("Session")
             .field("phase", &self.phase)
             .field("pending", &self.pending)
-            .field("work", &self.work)
             .field("client_octets", &held(Side::Client))
             .field("upstream_octets", &held(Side::Upstream))
             .finish_non_exhaustive()
@@ -167,6 +173,8 @@ impl Session {
             scanner: Default::default(),
             notices: VecDeque::new(),
             mode: Mode::Command,
+            quotes: Quotes::default(),
+            bad_in_a_row: 0,
             held: true,
             client_closed: false,
             client_lost: false,
@@ -202,6 +210,9 @@ impl Session {
         }
         if self.upgrade == Some(from) {
             return self.end_in_clear(from);
+        }
+        if from == Side::Upstream {
+            self.progress_at = self.now;
         }
         if self.inbox[from as usize].is_empty() {
             let used = self.consume(from, bytes);
@@ -265,6 +276,7 @@ impl Session {
         self.scanner[from as usize].skip(octets);
         if from == Side::Upstream {
             self.emitted += octets;
+            self.progress_at = self.now;
         }
     }
 
@@ -364,7 +376,7 @@ impl Session {
         let only_open = self.pending.iter().all(|p| self.mode.is_open(&p.tag));
         if only_open && self.client_closed && (self.draining || !unheard) {
             self.leave();
-        } else if only_open && self.draining && self.mode.may_end() {
+        } else if only_open && self.draining && self.mode.may_end() && self.course.is_boundary() {
             self.say(format!("* BYE {SHUTTING_DOWN}\r\n").as_bytes());
             self.leave();
         }

@@ -208,7 +208,9 @@ impl Session {
                 None => Claim::Forward,
             },
             (Some(Work::ListForGreeting), Untagged::Capability(list)) => {
-                self.list_in_tls = Some(list.to_vec());
+                let list = list.to_vec();
+                self.learn_list(&list);
+                self.list_in_tls = Some(list);
                 Claim::Mine
             }
             (Some(Work::DemandTls), Untagged::Capability(list)) => {

@@ -40,7 +40,6 @@ impl Session {
                 break;
             };
             used += piece.len();
-            self.progress_at = self.now;
             self.upstream_piece(piece);
             // Here and not behind all of the input, so that nothing depends on how it was cut.
             self.settle();
@@ -108,23 +107,27 @@ impl Session {
             // No greeting is that long.
             return self.greeting(b"");
         }
-        self.course = Course::Forward;
-        match Response::parse(head) {
+        let response = Response::parse(head);
+        self.course = if response.may_announce() { Course::Forward } else { Course::Reply };
+        let drops = match response {
+            Response::Continuation => self.continuation(b""),
             Response::Tagged(tag, status) => {
                 let reply = Status { code: None, ..status };
-                self.course = Course::Reply;
-                if self.own_reply(tag, &reply) {
-                    self.course = Course::Drop { rights: false };
-                    return;
-                }
-                self.client_reply(tag, &reply, None);
+                self.own_reply(tag, &reply) || self.client_reply(tag, &reply, None)
             }
-            Response::Untagged(Untagged::Status(_)) => self.course = Course::Reply,
-            // Its UIDs are not known: the client's count of messages is lost with them.
-            Response::Untagged(_) if is_word(head, b"VANISHED") => self.lose_framing(Breach::LongVanished),
-            _ => {}
+            // It answers the gateway and cannot be read.
+            Response::Untagged(Untagged::Search(_)) => self.claim(&Untagged::Search(b"?")) == Claim::Mine,
+            Response::Untagged(_) if is_word(head, b"VANISHED") => {
+                // Its UIDs are not known: the client's count of messages is lost with them.
+                self.lose_framing(Breach::UnreadableVanished);
+                false
+            }
+            _ => false,
+        };
+        if drops || self.phase != Phase::Running {
+            self.course = Course::Drop { rights: false };
         }
-        self.emit(Side::Client, head);
+        self.pass(head);
     }
 
     fn response(&mut self, line: &[u8]) {
@@ -143,8 +146,10 @@ impl Session {
         if self.finished || !response.may_announce() || !self.literal_follows(line) {
             return;
         }
-        let rights = matches!(response, Response::Untagged(Untagged::MyRights));
-        self.course = if drops { Course::Drop { rights } } else { Course::Forward };
+        let rights = drops && matches!(response, Response::Untagged(Untagged::MyRights));
+        // Nothing that came before TLS may reach the client (WIRE-8).
+        let passes = !drops && self.phase == Phase::Running;
+        self.course = if passes { Course::Forward } else { Course::Drop { rights } };
     }
 
     /// Passes a line on; it is not the gateway's to keep.
@@ -229,6 +234,10 @@ impl Session {
             return self.bye(line);
         }
         self.count(data);
+        if matches!(data, Untagged::UnreadableVanished) {
+            // The client's count of messages is lost with it.
+            self.lose_framing(Breach::UnreadableVanished);
+        }
         let claim = match data {
             Untagged::MyRights if self.asks(Purpose::Rights) => {
                 if announced(line).is_none() {
@@ -312,6 +321,11 @@ impl Session {
         if let (Some(view), Some((name, argument))) = (view, status.code) {
             match () {
                 () if name.eq_ignore_ascii_case(b"READ-ONLY") => view.read_only = true,
+                // What came so far was said of the mailbox before.
+                () if name.eq_ignore_ascii_case(b"CLOSED") && opening => {
+                    self.opening = Selected::default();
+                    self.opening_exists = 0;
+                }
                 () if name.eq_ignore_ascii_case(b"PERMANENTFLAGS") => {
                     view.deleted_is_not_permanent = !names_deleted(argument);
                 }

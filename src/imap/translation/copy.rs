@@ -2,14 +2,14 @@
 
 use super::remove::{Proved, Removing};
 use super::unproven::Unproven;
-use super::watch::Watch;
+use super::watch::{Searched, Watch};
 use super::{Claim, Job, Next, Stage, Translation, Verdict, Writable, refusal};
 use crate::imap::Outcome;
 use crate::imap::grammar::{self, FetchedState};
 use crate::imap::own_command::{Flight, Purpose};
 use crate::imap::proof::Copies;
 use crate::imap::response::{Status, Untagged};
-use crate::imap::sequence::{Collected, UidSet};
+use crate::imap::sequence::UidSet;
 
 /// The first flight is on its way.
 #[derive(Debug)]
@@ -20,7 +20,8 @@ pub struct Copying {
     listing_is_whole: bool,
     /// What was copied without being listed has been listed behind the COPY.
     listed_late: bool,
-    flagged_before: Collected,
+    /// Which had `\Deleted` before the gateway set it.
+    searched: Searched,
 }
 
 impl Copying {
@@ -28,7 +29,9 @@ impl Copying {
     pub fn begin(job: Job, set: UidSet, _source: Writable<'_>) -> Next {
         let copies = Copies::new(job.writer.copy_chunks(&set, &job.target));
         let mut flight = job.writer.list(&set);
-        flight.extend(job.writer.search_deleted(&set));
+        let searches = job.writer.search_deleted(&set);
+        let searched = Searched::of(searches.len());
+        flight.extend(searches);
         flight.extend(due(&job, &copies));
         let stage = Copying {
             set,
@@ -36,7 +39,7 @@ impl Copying {
             watch: Watch::default(),
             listing_is_whole: true,
             listed_late: false,
-            flagged_before: Collected::default(),
+            searched,
         };
         Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(stage) }))
     }
@@ -50,11 +53,7 @@ impl Copying {
                 _ => Claim::Forward,
             },
             Untagged::Search(numbers) => {
-                match grammar::search_result(numbers) {
-                    Some(found) => self.flagged_before.append(&found),
-                    // It cannot be read: then no flag is known to be the gateway's.
-                    None => self.set.ranges().iter().for_each(|range| self.flagged_before.push_range(*range)),
-                }
+                self.searched.data(numbers);
                 Claim::Mine
             }
             Untagged::Status(status) if self.copies.said(status) => Claim::Mine,
@@ -68,6 +67,7 @@ impl Copying {
     pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
         match purpose {
             Purpose::List if !self.listed_late => self.listing_is_whole &= status.is_ok(),
+            Purpose::SearchDeleted => self.searched.answered(status),
             Purpose::Copy(index) => self.copies.answered(index, status),
             _ => {}
         }
@@ -90,8 +90,11 @@ impl Copying {
         let unproven = self.copies.unproven(Some(&self.watch.listed).filter(|_| self.listing_is_whole));
         match (self.copies.proof(), unproven) {
             (Some(proof), unproven) => {
-                let flagged_before = self.flagged_before.set();
-                Removing::begin(job, Proved { proof, unproven, refused, flagged_before }, self.watch)
+                // Where that cannot be read, no flag is known to be the gateway's.
+                let flagged_before = self.searched.there(&self.set);
+                let proof_is_missing = !self.copies.all_accepted_are_proved();
+                let proved = Proved { proof, unproven, proof_is_missing, refused, flagged_before };
+                Removing::begin(job, proved, self.watch)
             }
             (None, Some(unproven)) => {
                 let was_there = if self.listing_is_whole { self.watch.listed.set() } else { Some(self.set) };

@@ -160,9 +160,15 @@ pub(super) struct Translation {
     stage: Stage,
 }
 
+/// The longest name of a target, in octets: it stands in each of several COPYs.
+const LONGEST_TARGET: usize = 1024;
+
 /// MOVE-2: what can be refused by looking at the command alone; `exists` is how many messages the client counts
 /// (WIRE-10). The error is the reply.
 pub(super) fn check(request: &MoveCommand, exists: u32, upstream: &Capabilities) -> Result<(), &'static str> {
+    if request.target.octets.len() > LONGEST_TARGET {
+        return Err("BAD The mailbox name is too long");
+    }
     resolve::check(request.form, &request.set, exists, upstream)
 }
 
@@ -208,6 +214,10 @@ impl Translation {
     pub fn landed(self: Box<Self>, selected: &Selected, framed: bool) -> Next {
         let Translation { job, stage } = *self;
         match stage {
+            Stage::Resolve(_) if !framed => Next::Finish(Verdict::new(
+                Outcome::Refused,
+                "NO [SERVERBUG] The mail server answered commands that nobody sent; nothing was moved",
+            )),
             Stage::Resolve(stage) => match selected.writable() {
                 Ok(source) => stage.landed(job, source),
                 Err(refusal) => Next::Finish(refusal),

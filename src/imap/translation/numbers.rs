@@ -63,21 +63,22 @@ impl Numbers {
     }
 
     /// A listing says that this message has this number. What does not ascend in both countings is not
-    /// believed, and later verified by a search.
-    pub fn insert(&mut self, number: u32, uid: u32) {
+    /// believed, and later verified by a search. Whether it was taken up.
+    pub fn insert(&mut self, number: u32, uid: u32) -> bool {
         let (number, uid) = (i64::from(number), i64::from(uid));
         self.seek_number(number);
         let above = self.take().inspect(|run| self.lift(*run));
         if above.is_some_and(|run| run.number <= number || run.uid <= uid) {
-            return;
+            return false;
         }
         let full = self.lower.len() + self.upper.len() >= MAX_RUNS;
         match self.lower.last_mut() {
-            Some(run) if run.uid + run.count > uid => {}
+            Some(run) if run.uid + run.count > uid => return false,
             Some(run) if run.number + run.count == number && run.uid + run.count == uid => run.count += 1,
-            _ if full => {}
+            _ if full => return false,
             _ => self.lower.push(Run { number, uid, count: 1 }),
         }
+        true
     }
 
     /// The UID of the message with this number, if it was listed.

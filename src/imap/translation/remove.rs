@@ -1,13 +1,13 @@
 //! The second flight: flag and expunge what is proved to be copied, and see each message leave (MOVE-7, MOVE-11).
 
-use super::watch::Watch;
+use super::watch::{Searched, Watch};
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named};
 use crate::imap::Outcome;
 use crate::imap::grammar;
 use crate::imap::own_command::{Flight, Purpose};
 use crate::imap::proof::{Copied, Proof, Refused};
 use crate::imap::response::{Status, Untagged};
-use crate::imap::sequence::{Collected, UidSet};
+use crate::imap::sequence::UidSet;
 
 /// What the first flight has shown.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Proved {
     pub proof: Proof,
     /// Asked for, accepted, not proved.
     pub unproven: Option<UidSet>,
+    /// A COPY was accepted and brought no COPYUID.
+    pub proof_is_missing: bool,
     pub refused: Option<Refused>,
     /// Had `\\Deleted` before the gateway set it.
     pub flagged_before: Option<UidSet>,
@@ -26,7 +28,7 @@ enum Step {
     /// STORE and UID EXPUNGE in one flight.
     Both,
     /// `UID SEARCH` for these: not seen leaving, or not proved to be copied.
-    Check { wanted: UidSet, found: Collected, searched: bool, failed: bool },
+    Check { wanted: UidSet, searched: Searched },
     /// STORE once more, for these.
     StoreAgain(Copied),
     /// UID EXPUNGE once more.
@@ -105,12 +107,8 @@ impl Removing {
     }
 
     fn search(&mut self, numbers: &[u8]) -> Claim {
-        let Step::Check { found, searched, failed, .. } = &mut self.step else { return Claim::Forward };
-        *searched = true;
-        match grammar::search_result(numbers) {
-            Some(numbers) => found.append(&numbers),
-            None => *failed = true,
-        }
+        let Step::Check { searched, .. } = &mut self.step else { return Claim::Forward };
+        searched.data(numbers);
         Claim::Mine
     }
 
@@ -119,7 +117,7 @@ impl Removing {
             self.highest_modseq = Some(highest.to_vec());
         }
         match (purpose, &mut self.step) {
-            (Purpose::SearchLeft, Step::Check { failed, .. }) => *failed |= !status.is_ok(),
+            (Purpose::SearchLeft, Step::Check { searched, .. }) => searched.answered(status),
             (Purpose::Store | Purpose::Expunge, _) if !status.is_ok() && self.refusal.is_none() => {
                 self.refusal = Some(status.whole.to_vec());
             }
@@ -133,14 +131,7 @@ impl Removing {
                 None => Next::Finish(self.finish(None)),
                 Some(wanted) => self.check(wanted, job),
             },
-            Step::Check { wanted, found, searched, failed } => {
-                let there = if searched && !failed {
-                    found.set().and_then(|found| found.intersection(&wanted))
-                } else {
-                    Some(wanted)
-                };
-                self.checked(there, job)
-            }
+            Step::Check { wanted, searched } => self.checked(searched.there(&wanted), job),
             Step::StoreAgain(copied) => {
                 self.step = Step::ExpungeAgain;
                 let flight = job.writer.expunge(job.uidplus, &copied);
@@ -157,21 +148,20 @@ impl Removing {
     }
 
     fn to_check(&self) -> Option<UidSet> {
-        let unproven = self.proved.unproven.iter().filter(|_| self.not_copied.is_none());
-        let both = unproven.cloned().chain(self.unseen()).reduce(|a, b| a.union(&b))?;
+        let both = self.proved.unproven.iter().cloned().chain(self.unseen()).reduce(|a, b| a.union(&b))?;
         self.watch.left.set().map_or(Some(both.clone()), |left| both.without(&left))
     }
 
     /// In a flight of its own: in the same one Dovecot answers it first, from before the removal.
     fn check(mut self, wanted: UidSet, job: Job) -> Next {
         let flight = job.writer.search(&wanted);
-        self.step = Step::Check { wanted, found: Collected::default(), searched: false, failed: false };
+        self.step = Step::Check { wanted, searched: Searched::of(flight.len()) };
         self.send(flight, job)
     }
 
     fn checked(mut self, there: Option<UidSet>, job: Job) -> Next {
-        if let (Some(there), Some(unproven)) = (&there, &self.proved.unproven) {
-            self.not_copied = self.not_copied.take().or_else(|| there.intersection(unproven));
+        if let Some(unproven) = self.proved.unproven.take() {
+            self.not_copied = there.as_ref().and_then(|there| there.intersection(&unproven));
         }
         let Some(stay) = there.and_then(|there| self.proved.proof.copied.only(&there)) else {
             return Next::Finish(self.finish(None));
@@ -194,6 +184,7 @@ impl Removing {
         let mut verdict = self.verdict(stays, moved);
         verdict.moved = moved;
         verdict.left_behind = stayed;
+        verdict.unprovable_target = self.proved.proof_is_missing && self.not_copied.is_some();
         verdict.lines = self.closing_lines(moved, verdict.outcome);
         verdict
     }
@@ -229,7 +220,8 @@ impl Removing {
             left.push(format!("not copied and still in the source: {}", named(&refused.set)));
         }
         if let Some(set) = &self.not_copied {
-            left.push(format!("not provably copied and still in the source: {}", named(set)));
+            let copies = if self.proved.proof_is_missing { ", copies may be in the target" } else { "" };
+            left.push(format!("not provably copied and still in the source{copies}: {}", named(set)));
         }
         if let Some(set) = stays {
             left.push(format!("in the target and still in the source: {}", named(set)));
@@ -256,36 +248,31 @@ impl Removing {
         lines
     }
 
-    /// The upstream answered what nobody asked (WIRE-1): then no line shows that a message has left.
+    /// The upstream's answers cannot be followed any more (WIRE-1): then no line shows that a message has left.
     pub fn out_of_step(self) -> Verdict {
         let copied = self.proved.proof.copied.uids().clone();
-        let mut verdict = self.finish(Some(&copied));
-        verdict.reply = format!(
-            "NO [SERVERBUG] The mail server answered commands that nobody sent; in the target, and perhaps still in the \
-             source and flagged as deleted there: {}",
-            named(&copied)
-        )
-        .into_bytes();
+        self.uncertain(&copied, "[SERVERBUG] The mail server's answers got out of step during the move")
+    }
+
+    /// What was seen leaving is moved; of the rest nothing is known but that the target has it (FAULT-3).
+    pub fn upstream_lost(mut self) -> Verdict {
+        self.not_copied = self.not_copied.or(self.proved.unproven.take());
+        let Some(unseen) = self.unseen() else { return self.finish(None) };
+        let mut verdict = self.uncertain(&unseen, "[UNAVAILABLE] The mail server went away during the move");
+        verdict.outcome = Outcome::UpstreamLost;
         verdict
     }
 
-    /// What was seen leaving is moved; of the rest nothing is known but that the target has it.
-    pub fn upstream_lost(mut self) -> Verdict {
-        if self.not_copied.is_none() && !matches!(self.step, Step::TellFlags { .. }) {
-            self.not_copied = self.proved.unproven.take();
-        }
-        let Some(unseen) = self.unseen() else {
-            return self.finish(None);
-        };
-        let mut verdict = self.finish(Some(&unseen));
-        verdict.outcome = Outcome::UpstreamLost;
-        verdict.reply = format!(
-            "NO [UNAVAILABLE] The mail server went away during the move: {} moved; in the target, and perhaps still in the \
-             source and flagged as deleted there: {}",
-            verdict.moved,
-            named(&unseen)
-        )
-        .into_bytes();
+    /// Nothing is known of `unseen` but that the target has it; nor of what was not proved.
+    fn uncertain(mut self, unseen: &UidSet, why: &str) -> Verdict {
+        self.not_copied = self.not_copied.or(self.proved.unproven.take());
+        let perhaps = format!(
+            "in the target, and perhaps still in the source and flagged as deleted there: {}",
+            named(unseen)
+        );
+        let left: Vec<_> = self.what_is_left(None).into_iter().chain([perhaps]).collect();
+        let mut verdict = self.finish(Some(unseen));
+        verdict.reply = format!("NO {why} ({} moved; {})", verdict.moved, left.join("; ")).into_bytes();
         verdict
     }
 }

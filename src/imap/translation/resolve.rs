@@ -10,6 +10,7 @@ use crate::imap::grammar::{self, FetchedState};
 use crate::imap::own_command::{Flight, OwnCommand, Purpose};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::sequence::{Collected, End, NumberSet, SequenceSet, UidSet};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 /// MOVE-2: what can be refused by looking at the command alone. The error is the reply.
@@ -38,6 +39,10 @@ pub fn check(
 pub struct Resolving {
     ask: Ask,
     early: Early,
+    /// A removal came: what is said of a number from then on is said of another message.
+    disturbed: bool,
+    /// A SEARCH response came.
+    searched: bool,
     /// The upstream's answer to what was asked is BAD: nothing can be resolved.
     refused: bool,
 }
@@ -49,7 +54,7 @@ enum Ask {
     /// `$`.
     Saved(Collected),
     /// The ends of the client's ranges, as sequence numbers.
-    Ends { ranges: Ranges, wanted: NumberSet, found: BTreeMap<u32, u32>, disturbed: bool },
+    Ends { ranges: Ranges, wanted: NumberSet, found: BTreeMap<u32, u32> },
     /// Whole ranges, because an end was not returned.
     Whole { ranges: Ranges, wanted: NumberSet, told: HashSet<u32>, uids: Collected, highest: u32 },
 }
@@ -103,7 +108,7 @@ fn without_last(ranges: &[(End, End)], highest: u32) -> Option<UidSet> {
 
 impl Resolving {
     fn new(ask: Ask) -> Resolving {
-        Resolving { ask, early: Early::default(), refused: false }
+        Resolving { ask, early: Early::default(), disturbed: false, searched: false, refused: false }
     }
 
     /// The first flight of the MOVE, or none where the set is plain UIDs and the rights are known.
@@ -122,21 +127,22 @@ impl Resolving {
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
         match (&mut self.ask, data) {
             (Ask::Saved(uids), Untagged::Search(numbers)) => {
+                let again = std::mem::replace(&mut self.searched, true);
                 match grammar::search_result(numbers) {
-                    Some(found) => uids.append(&found),
-                    None => self.refused = true,
+                    Some(found) if !again => uids.append(&found),
+                    _ => self.refused = true,
                 }
                 Claim::Mine
             }
-            (ask, Untagged::Fetch(number, items)) => match grammar::fetched_state(items) {
+            (ask, Untagged::Fetch(number, items)) if !self.disturbed => match grammar::fetched_state(items) {
                 Some(FetchedState { uid: Some(uid), more }) => match ask.learn(*number, uid) {
                     Some(news) => self.early.claim(uid, news, more),
                     None => Claim::Forward,
                 },
                 _ => Claim::Forward,
             },
-            (Ask::Ends { disturbed, .. }, Untagged::Expunge(_) | Untagged::Vanished(_)) => {
-                *disturbed = true;
+            (_, Untagged::Expunge(_) | Untagged::Vanished(_)) => {
+                self.disturbed = true;
                 Claim::Forward
             }
             _ => Claim::Forward,
@@ -154,11 +160,12 @@ impl Resolving {
     }
 
     pub fn landed(self, job: Job, source: Writable<'_>) -> Next {
-        if self.refused {
+        let unsaid = matches!(self.ask, Ask::Saved(_)) && !self.searched;
+        if self.refused || unsaid {
             let reply = "NO The mail server would not say which messages these are; nothing was moved";
             return Next::Finish(Verdict::new(Outcome::Refused, reply));
         }
-        match self.ask.resolve() {
+        match self.ask.resolve(self.disturbed) {
             Resolved::Set(set) => Copying::begin(job, set, source),
             Resolved::SavedNothing => Next::Finish(nothing(Form::Uid)),
             Resolved::Nothing => Next::Finish(nothing(job.form)),
@@ -195,7 +202,7 @@ impl Ask {
         }
         let ranges = Ranges::new(form, ranges, exists);
         let wanted = NumberSet::normalise(ranges.ends()).filter(|_| exists > 0)?;
-        Some(Ask::Ends { ranges, wanted, found: BTreeMap::new(), disturbed: false })
+        Some(Ask::Ends { ranges, wanted, found: BTreeMap::new() })
     }
 
     fn flight(&self, job: &Job) -> Flight {
@@ -209,9 +216,13 @@ impl Ask {
     /// Whether it is news, if this message was asked for.
     fn learn(&mut self, number: u32, uid: u32) -> Option<bool> {
         match self {
-            Ask::Ends { wanted, found, .. } => {
-                wanted.contains(number).then(|| found.insert(number, uid).is_none())
-            }
+            Ask::Ends { wanted, found, .. } if wanted.contains(number) => match found.entry(number) {
+                Entry::Vacant(new) => {
+                    new.insert(uid);
+                    Some(true)
+                }
+                Entry::Occupied(old) => (*old.get() == uid).then_some(false),
+            },
             Ask::Whole { wanted, told, uids, highest, .. } if wanted.contains(number) => {
                 let news = told.insert(number);
                 if news {
@@ -224,17 +235,16 @@ impl Ask {
         }
     }
 
-    fn resolve(self) -> Resolved {
+    fn resolve(self, disturbed: bool) -> Resolved {
         match self {
             Ask::Known(set) => Resolved::Set(set),
             Ask::Saved(uids) => uids.set().map_or(Resolved::SavedNothing, Resolved::Set),
-            Ask::Ends { ranges, found, disturbed, .. } => {
-                match NumberSet::normalise(missing_ranges(&ranges, &found)) {
-                    None => Resolved::from(from_ends(&ranges, &found)),
-                    Some(_) if disturbed => Resolved::Disturbed,
-                    Some(wanted) => Resolved::Ask(Ask::whole(ranges, &found, wanted)),
-                }
-            }
+            Ask::Ends { ranges, found, .. } => match NumberSet::normalise(missing_ranges(&ranges, &found)) {
+                None => Resolved::from(from_ends(&ranges, &found)),
+                Some(_) if disturbed => Resolved::Disturbed,
+                Some(wanted) => Resolved::Ask(Ask::whole(ranges, &found, wanted)),
+            },
+            Ask::Whole { .. } if disturbed => Resolved::Disturbed,
             Ask::Whole { ranges: Ranges::Uids { ranges, .. }, highest, .. } if highest > 0 => {
                 Resolved::from(without_last(&ranges, highest))
             }

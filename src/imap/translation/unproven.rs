@@ -1,11 +1,11 @@
 //! COPY said OK and proved nothing: no message is flagged (MOVE-6, MOVE-12).
 
+use super::watch::Searched;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named, refusal};
 use crate::imap::Outcome;
-use crate::imap::grammar;
 use crate::imap::proof::Refused;
 use crate::imap::response::{Status, Untagged};
-use crate::imap::sequence::{Collected, UidSet};
+use crate::imap::sequence::UidSet;
 
 /// Is anything of it there at all?
 #[derive(Debug)]
@@ -14,41 +14,29 @@ pub struct Unproven {
     /// What the COPY can have found; the others arrived later.
     was_there: Option<UidSet>,
     refused: Option<Refused>,
-    found: Collected,
-    /// A SEARCH response came, and every search was answered OK.
-    searched: bool,
-    failed: bool,
+    searched: Searched,
 }
 
 impl Unproven {
     pub fn begin(job: Job, set: UidSet, was_there: Option<UidSet>, refused: Option<Refused>) -> Next {
         let flight = job.writer.search(&set);
-        let found = Collected::default();
-        let stage = Unproven { set, was_there, refused, found, searched: false, failed: false };
+        let searched = Searched::of(flight.len());
+        let stage = Unproven { set, was_there, refused, searched };
         Next::Send(flight, Box::new(Translation { job, stage: Stage::Unproven(stage) }))
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
         let Untagged::Search(numbers) = data else { return Claim::Forward };
-        self.searched = true;
-        match grammar::search_result(numbers) {
-            Some(found) => self.found.append(&found),
-            None => self.failed = true,
-        }
+        self.searched.data(numbers);
         Claim::Mine
     }
 
     pub fn answered(&mut self, status: &Status<'_>) {
-        self.failed |= !status.is_ok();
-    }
-
-    fn there(&self) -> Option<UidSet> {
-        let known = self.searched && !self.failed;
-        if known { self.found.set()?.intersection(&self.set) } else { Some(self.set.clone()) }
+        self.searched.answered(status);
     }
 
     pub fn landed(self) -> Verdict {
-        match (self.there(), self.refused) {
+        match (self.searched.there(&self.set), self.refused) {
             (Some(set), _) => {
                 let mut verdict = cannot(&set);
                 verdict.unprovable_target =
