@@ -27,15 +27,18 @@ installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install o
 # need PACKAGE...: installs what is missing, as root; else says exactly what to install.
 need() {
   local missing=() package
-  for package; do installed "$package" || missing+=("$package"); done
+  command -v apt-get >/dev/null || fail "this needs the packages of Debian 12; cargo test alone needs none"
+  for package in $(printf '%s\n' "$@" | sort -u); do installed "$package" || missing+=("$package"); done
   [ ${#missing[@]} = 0 ] && return 0
-  [ "$(id -u)" = 0 ] || fail "missing packages; as root: apt-get install --no-install-recommends ${missing[*]}"
+  [ "$(id -u)" = 0 ] ||
+    fail "missing packages; as root: apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+  echo "installing ${missing[*]}"
   local apt=(apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
   # --no-remove: fail rather than take another IMAP server off this machine.
   local install=("${apt[@]}" install -y --no-remove --no-install-recommends "${missing[@]}")
   export DEBIAN_FRONTEND=noninteractive
   "${install[@]}" >/dev/null 2>&1 || { "${apt[@]}" update >/dev/null && "${install[@]}" >/dev/null; } ||
-    fail "apt-get could not install: ${missing[*]}"
+    fail "apt-get could not install (they are packages of Debian 12): ${missing[*]}"
 }
 
 # unpack NAME PACKAGE...: unpacks packages (not their dependencies) into $PREFIX, once, and calls `patch` there.
@@ -47,6 +50,7 @@ unpack() {
   (
     flock 9
     [ -e "$PREFIX/.complete" ] && exit 0
+    echo "unpacking ${*:2} into $PREFIX"
     rm -rf "$PREFIX" && mkdir -p "$PREFIX/.packages" && cd "$PREFIX/.packages"
     apt-get download -qq "${@:2}" >/dev/null 2>&1 ||
       { [ "$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq "${@:2}" >/dev/null 2>&1; } ||
