@@ -15,8 +15,12 @@ set -eu
 umask 022
 
 # Packages that cannot be installed beside each other (all three provide "imap-server") are unpacked here. As root the
-# folder must be readable by the unprivileged user that owns the mail.
-if [ "$(id -u)" = 0 ]; then CACHE=/var/tmp/imapmove-test-servers; else CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/imapmove-test-servers; fi
+# folder must be readable by the unprivileged user that owns the mail, and in a place where only root can put a program.
+if [ "$(id -u)" = 0 ]; then
+  CACHE=/var/cache/imapmove-test-servers
+else
+  CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/imapmove-test-servers
+fi
 
 PACKAGES=() UNPACKED=()
 patch() { :; }
