@@ -18,7 +18,7 @@ use transcript::Transcript;
 /// Below this many conversations something was lost.
 const AT_LEAST: usize = 80;
 
-/// Every rule of the contract that a conversation has to show, by family: the first and the last number.
+/// Every rule that a conversation has to show, by family: the first and the last number.
 const RULES: [(&str, u32, u32); 6] =
     [("CAP", 1, 8), ("WIRE", 1, 11), ("MOVE", 1, 16), ("SRV", 0, 7), ("FAULT", 2, 3), ("FAULT", 5, 5)];
 

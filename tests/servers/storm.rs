@@ -18,7 +18,7 @@ const WATCH: usize = 10;
 on_servers!(storm: dovecot_maildir DOVECOT, dovecot_mdbox DOVECOT_MDBOX, courier COURIER, cyrus CYRUS);
 on_servers!(storm_with_qresync: dovecot DOVECOT, cyrus CYRUS);
 
-/// The promise of the contract, on a real server: nothing lost, doubled, touched or left flagged; the watcher's
+/// The promise, on a real server: nothing lost, doubled, touched or left flagged; the watcher's
 /// sequence numbers are right; the server has never seen a MOVE (SRV-1).
 fn storm(kind: Kind) {
     run(kind, "NOOP");

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// One conversation, its prelude included.
 pub struct Transcript {
     pub name: String,
-    /// The contract's rules that it shows.
+    /// The rules that it shows.
     pub rules: Vec<String>,
     pub settings: Settings,
     /// Why cutting its input would make no sense, if so.
