@@ -19,6 +19,10 @@ patch() {
 }
 PACKAGES=(libcourier-unicode4 gamin libgamin0 libgdbm6 libidn12 libltdl7 libgnutls30 libpcre3 python3)
 UNPACKED=(courier-imap courier-base courier-authlib)
+# Said before anything is built; why, see STARTTLS below.
+name=$(id -un)
+[ "${1:-}" != install ] || [ "$(id -u)" = 0 ] || [ ${#name} -le 7 ] ||
+  fail "run this as root, or as a user whose name has at most 7 letters: Courier's STARTTLS takes no longer one"
 begin "$@"
 
 for user in alice bob; do
