@@ -5,7 +5,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request, Response, StatusCode, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use tokio::sync::Semaphore;
 const MOST_CONNECTIONS: usize = 32;
 /// A connection, all its requests together, may take so long.
 const LONGEST_CONNECTION: Duration = Duration::from_secs(60);
+/// A request must come within this time: whoever says nothing makes room for a probe.
+const LONGEST_HEAD: Duration = Duration::from_secs(5);
 /// After an accept that failed, as when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,7 +41,9 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
 /// A peer's errors are its own affair.
 async fn converse(stream: TcpStream, metrics: Arc<Metrics>) {
     let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &metrics))));
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(LONGEST_HEAD);
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {

@@ -1,6 +1,7 @@
 //! One socket, in clear or in TLS.
 
 use bytes::{Buf, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
+/// After so much silence the kernel asks whether the peer is still there, and again at this interval (Linux: nine times).
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
+/// See [`KEEP_ALIVE`].
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A peer must take the last octets within this time.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 /// After our end of the stream, the peer's is awaited so long and no longer.
@@ -38,6 +43,9 @@ impl Leg {
     pub(super) fn plain(stream: TcpStream) -> Leg {
         // Without it, a short command after another waits for the peer's delayed acknowledgement, 40 ms.
         let _ = stream.set_nodelay(true);
+        // A peer that vanished without a word does not hold its session for ever.
+        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE_INTERVAL);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
         Leg { stream: Stream::Plain(stream), ended: false, unflushed: false }
     }
 

@@ -20,6 +20,7 @@ pub(super) enum Purpose {
     Copy(usize),
     Store,
     Expunge,
+    Noop,
     SearchLeft,
     FetchFlags,
 }
@@ -128,6 +129,11 @@ impl Writer {
     /// `UID EXPUNGE copied`: never a bare EXPUNGE, and only what an accepted COPY has named.
     pub fn expunge(&self, _has: Uidplus, copied: &Copied) -> Flight {
         self.each(copied.uids(), Purpose::Expunge, |s| format!("UID EXPUNGE {s}"))
+    }
+
+    /// `NOOP`: so that the upstream tells, and knows, what others have removed.
+    pub fn noop(&self) -> Flight {
+        vec![OwnCommand::new(Purpose::Noop, "NOOP")]
     }
 
     /// `UID SEARCH UID set`: which are still there.

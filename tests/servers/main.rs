@@ -20,6 +20,7 @@ mod clients;
 mod interruption;
 mod like_native;
 mod pass_through;
+mod races;
 mod round_trips;
 mod storm;
 mod tls;

@@ -329,7 +329,7 @@ impl Judge {
                 self.logged_out = true;
                 return Ok(());
             }
-            "CAPABILITY" => return Ok(()),
+            "CAPABILITY" | "NOOP" => return Ok(()),
             "FETCH" | "UID FETCH" | "UID SEARCH" | "UID COPY" | "UID STORE" | "UID EXPUNGE" | "MYRIGHTS" => {}
             _ => return Err(format!("a command that no MOVE needs: {shown}")),
         }

@@ -92,6 +92,8 @@ impl Session {
                 self.work = Some(Work::DemandTls);
                 self.send_preamble(Purpose::StartTls);
             }
+            Purpose::StartTls => self
+                .upstream_gone("The mail server offers STARTTLS and refuses it: try --upstream-tls implicit"),
             _ => self.upstream_gone("The mail server does not offer STARTTLS, which --upstream-tls demands"),
         }
     }
@@ -198,6 +200,10 @@ impl Session {
             }
             None => {}
         }
+    }
+
+    pub(super) fn is_of_running_move(&self, tag: &[u8]) -> bool {
+        matches!(&self.work, Some(Work::Move(moving)) if *moving.tag.0 == *tag)
     }
 
     /// What the work in progress says of a line of data.

@@ -175,6 +175,10 @@ impl Session {
     fn client_reply(&mut self, tag: &[u8], status: &Status<'_>, line: Option<&[u8]>) -> bool {
         let Some(at) = self.pending.iter().position(|p| *p.tag.0 == *tag) else {
             self.lose_framing(Breach::UnaskedReply);
+            if self.is_of_running_move(tag) {
+                // The client gets one reply to its MOVE, and it is the gateway's.
+                return true;
+            }
             let line = line.map(|line| self.learn_from(status, line)).unwrap_or_default();
             return self.forward(&line);
         };

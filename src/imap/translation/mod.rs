@@ -223,7 +223,7 @@ impl Translation {
                 Err(refusal) => Next::Finish(refusal),
             },
             Stage::Copy(stage) => stage.landed(job, framed),
-            Stage::Unproven(stage) => Next::Finish(stage.landed()),
+            Stage::Unproven(stage) => stage.landed(job),
             Stage::Remove(stage) if !framed => Next::Finish(stage.out_of_step()),
             Stage::Remove(stage) => stage.landed(job),
         }

@@ -3,6 +3,7 @@
 use super::watch::Searched;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named, refusal};
 use crate::imap::Outcome;
+use crate::imap::own_command::Flight;
 use crate::imap::proof::Refused;
 use crate::imap::response::{Status, Untagged};
 use crate::imap::sequence::UidSet;
@@ -14,29 +15,57 @@ pub struct Unproven {
     /// What the COPY can have found; the others arrived later.
     was_there: Option<UidSet>,
     refused: Option<Refused>,
-    searched: Searched,
+    /// Not before NOOP is answered: until then Courier lists and finds what another session has removed.
+    searched: Option<Searched>,
 }
 
 impl Unproven {
     pub fn begin(job: Job, set: UidSet, was_there: Option<UidSet>, refused: Option<Refused>) -> Next {
-        let flight = job.writer.search(&set);
-        let searched = Searched::of(flight.len());
-        let stage = Unproven { set, was_there, refused, searched };
-        Next::Send(flight, Box::new(Translation { job, stage: Stage::Unproven(stage) }))
+        let stage = Unproven { set, was_there, refused, searched: None };
+        match stage.was_there {
+            Some(_) => stage.send(job.writer.noop(), job),
+            None => stage.search(job),
+        }
+    }
+
+    fn search(mut self, job: Job) -> Next {
+        let flight = job.writer.search(&self.set);
+        self.searched = Some(Searched::of(flight.len()));
+        self.send(flight, job)
+    }
+
+    fn send(self, flight: Flight, job: Job) -> Next {
+        Next::Send(flight, Box::new(Translation { job, stage: Stage::Unproven(self) }))
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
-        let Untagged::Search(numbers) = data else { return Claim::Forward };
-        self.searched.data(numbers);
-        Claim::Mine
+        match (data, &mut self.searched) {
+            (Untagged::Search(numbers), Some(searched)) => {
+                searched.data(numbers);
+                Claim::Mine
+            }
+            _ => Claim::Forward,
+        }
     }
 
     pub fn answered(&mut self, status: &Status<'_>) {
-        self.searched.answered(status);
+        if let Some(searched) = &mut self.searched {
+            searched.answered(status);
+        }
     }
 
-    pub fn landed(self) -> Verdict {
-        match (self.searched.there(&self.set), self.refused) {
+    pub fn landed(self, job: Job) -> Next {
+        match &self.searched {
+            None => self.search(job),
+            Some(searched) => {
+                let there = searched.there(&self.set);
+                Next::Finish(self.verdict(there))
+            }
+        }
+    }
+
+    fn verdict(self, there: Option<UidSet>) -> Verdict {
+        match (there, self.refused) {
             (Some(set), _) => {
                 let mut verdict = cannot(&set);
                 verdict.unprovable_target =
