@@ -62,6 +62,8 @@ pub struct Settings {
     /// Lists before login get `MOVE` too: the operator wants it and a login has shown that this upstream
     /// qualifies (CAP-2, [`Notice::Qualifies`]).
     pub advertise_before_login: bool,
+    /// A MOVE waits until the journal has its records (FAULT-4).
+    pub journal: bool,
     /// The longest command line that the gateway writes of its own, in octets (MOVE-8).
     pub max_line: usize,
     /// How long a MOVE may stand without progress before the upstream counts as gone (FAULT-3).
@@ -80,6 +82,7 @@ impl Default for Settings {
             upstream_tls: Tls::Off,
             require_tls: false,
             advertise_before_login: false,
+            journal: false,
             max_line: 8_000,
             move_timeout: Duration::from_secs(30),
             greeting_timeout: GREETING_TIMEOUT,
@@ -87,7 +90,8 @@ impl Default for Settings {
     }
 }
 
-/// What happened, for logs, metrics and the journal. Never holds a credential, a mailbox or a message.
+/// What happened, for logs, metrics and the journal. Never holds a credential or a message, and outside
+/// [`Notice::Journal`] no mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {
@@ -98,6 +102,9 @@ pub enum Notice {
     },
     /// After a login the upstream's list showed whether a MOVE can be carried out (CAP-2): has UIDPLUS, lacks MOVE.
     Qualifies(bool),
+    /// What must be on disk before the MOVE goes on, or, at its end, may be forgotten (FAULT-4). Only with
+    /// [`Settings::journal`]; the session waits for [`Session::persisted`] where the record says so.
+    Journal(Record),
     /// A MOVE has begun.
     MoveStarted,
     /// A MOVE has its tagged reply.
@@ -123,6 +130,29 @@ pub enum Notice {
         /// What was wrong.
         breach: Breach,
     },
+}
+
+/// What the journal keeps of a MOVE, so that a later session can finish it (FAULT-4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// COPY is about to be sent. The session waits.
+    Intent {
+        /// The selected mailbox, if its name is known.
+        source: Option<Vec<u8>>,
+        /// The source's UIDVALIDITY, if the upstream has told it.
+        source_validity: Option<u32>,
+        /// The target mailbox.
+        target: Vec<u8>,
+        /// The UIDs to be moved, as a set (RFC 9051 section 9).
+        uids: String,
+    },
+    /// STORE is about to be sent. The session waits.
+    Copied {
+        /// The line `* OK [COPYUID ...]` (RFC 4315) that proves the copies; `None` if no one line can.
+        copyuid: Option<Vec<u8>>,
+    },
+    /// The MOVE has its end: nothing of it is left to do.
+    Ended,
 }
 
 /// How a MOVE ended.

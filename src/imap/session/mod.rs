@@ -7,6 +7,7 @@ mod upstream;
 
 use super::capability::{Capabilities, Leg};
 use super::command::Tag;
+use super::own_command::Flight;
 use super::scan::{Quotes, Scanner};
 use super::translation::Selected;
 use super::{Breach, Notice, Settings, Side, Tls};
@@ -90,7 +91,8 @@ enum Phase {
 /// 4. when [`upgrade`](Session::upgrade) names a leg and its output is written and flushed, do the TLS handshake there
 ///    and call [`secured`](Session::secured);
 /// 5. report an end of file with [`closed`](Session::closed), anything worse with [`lost`](Session::lost);
-/// 6. when [`is_finished`](Session::is_finished): write what is left, then close both legs.
+/// 6. take the [`notice`](Session::notice)s; with a journal, write its records and call [`persisted`](Session::persisted);
+/// 7. when [`is_finished`](Session::is_finished): write what is left, then close both legs.
 pub struct Session {
     settings: Settings,
     now: Duration,
@@ -139,6 +141,8 @@ pub struct Session {
 
     tags: OwnTags,
     flight: Option<InFlight>,
+    /// A flight that waits for the journal.
+    unsent: Option<Flight>,
     work: Option<Work>,
     /// When the upstream last said something that a wait of the gateway's own depends on.
     progress_at: Duration,
@@ -198,6 +202,7 @@ impl Session {
             unprovable_targets: HashSet::new(),
             tags: OwnTags::default(),
             flight: None,
+            unsent: None,
             work: None,
             progress_at: Duration::ZERO,
         }
@@ -294,6 +299,14 @@ impl Session {
         match side {
             Side::Client => self.client_secured = true,
             Side::Upstream => self.upstream_secured(),
+        }
+        self.settle();
+    }
+
+    /// The last [`Notice::Journal`] that the session waits for is on disk.
+    pub fn persisted(&mut self) {
+        if let Some(flight) = self.unsent.take() {
+            self.send(flight);
         }
         self.settle();
     }
@@ -492,17 +505,54 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::imap::Record;
 
     fn moving() -> Session {
-        let mut session = Session::new(Settings::default());
+        moving_with(Settings::default())
+    }
+
+    fn moving_with(settings: Settings) -> Session {
+        let mut session = Session::new(settings);
         session.receive(Side::Upstream, b"* PREAUTH [CAPABILITY IMAP4rev1 UIDPLUS] in\r\n");
         session.receive(Side::Client, b"a SELECT INBOX\r\n");
-        session.receive(Side::Upstream, b"* 3 EXISTS\r\na OK [READ-WRITE] in\r\n");
+        session.receive(Side::Upstream, b"* 3 EXISTS\r\n* OK [UIDVALIDITY 9] x\r\na OK [READ-WRITE] in\r\n");
         session.receive(Side::Client, b"b UID MOVE 2 T\r\n");
         session.output(Side::Client).clear();
         session.output(Side::Upstream).clear();
         session.tick(Duration::ZERO);
         session
+    }
+
+    #[test]
+    fn fault_4_a_move_waits_for_its_journal() {
+        let settings = Settings { journal: true, ..Settings::default() };
+        let mut session = moving_with(settings);
+        let text = |session: &mut Session| {
+            String::from_utf8(session.output(Side::Upstream).split().to_vec()).unwrap()
+        };
+        let record = |session: &mut Session| {
+            std::iter::from_fn(|| session.notice()).find_map(|notice| match notice {
+                Notice::Journal(record) => Some(record),
+                _ => None,
+            })
+        };
+        let intent = Record::Intent {
+            source: Some(b"INBOX".to_vec()),
+            source_validity: Some(9),
+            target: b"T".to_vec(),
+            uids: "2".into(),
+        };
+        assert_eq!((text(&mut session), record(&mut session)), (String::new(), Some(intent)));
+        session.persisted();
+        assert!(text(&mut session).contains("UID COPY 2 T"));
+        session.receive(Side::Upstream, b"* 2 FETCH (UID 2)\r\nmv1 OK\r\n* SEARCH\r\nmv2 OK\r\n");
+        session.receive(Side::Upstream, b"mv3 OK [COPYUID 7 2 1] copied\r\n");
+        let copied = Record::Copied { copyuid: Some(b"* OK [COPYUID 7 2 1] Moved\r\n".to_vec()) };
+        assert_eq!((text(&mut session), record(&mut session)), (String::new(), Some(copied)));
+        session.persisted();
+        assert!(text(&mut session).contains("UID STORE 2 "));
+        session.receive(Side::Upstream, b"* 2 EXPUNGE\r\nmv4 OK\r\nmv5 OK\r\n");
+        assert_eq!(record(&mut session), Some(Record::Ended));
     }
 
     #[test]

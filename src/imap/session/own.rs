@@ -6,7 +6,7 @@ use crate::imap::command::{MoveCommand, Tag};
 use crate::imap::own_command::{Flight, OwnCommand, Purpose, Writer};
 use crate::imap::response::{Condition, Response, Status, Untagged};
 use crate::imap::translation::{self, Claim, Next, Rights, Translation, Verdict};
-use crate::imap::{Breach, Notice, Outcome, Side, Tls};
+use crate::imap::{Breach, Notice, Outcome, Record, Side, Tls};
 use std::time::Duration;
 
 /// Why the gateway speaks for itself. Meanwhile the client's next commands are held (WIRE-6).
@@ -30,6 +30,16 @@ pub struct Moving {
     target: Vec<u8>,
     began: Duration,
     keep_alive: Duration,
+    /// How far the journal knows of it.
+    recorded: Recorded,
+}
+
+/// What the journal has of a MOVE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Recorded {
+    Nothing,
+    Intent,
+    Copied,
 }
 
 impl Work {
@@ -140,7 +150,7 @@ impl Session {
 
 // Flights.
 impl Session {
-    fn send(&mut self, flight: Flight) {
+    pub(super) fn send(&mut self, flight: Flight) {
         let mut out = Vec::new();
         self.flight = Some(InFlight::launch(flight, &mut self.tags, &mut out));
         self.progress_at = self.now;
@@ -240,7 +250,17 @@ impl Session {
             Err((outcome, why)) => Next::Finish(Verdict::refused(outcome, why)),
         };
         let (began, keep_alive) = (self.now, self.now + KEEP_ALIVE);
-        self.proceed(Box::new(Moving { tag, translation: None, target, began, keep_alive }), next);
+        self.proceed(
+            Box::new(Moving {
+                tag,
+                translation: None,
+                target,
+                began,
+                keep_alive,
+                recorded: Recorded::Nothing,
+            }),
+            next,
+        );
     }
 
     fn translation_of(
@@ -271,15 +291,51 @@ impl Session {
     fn proceed(&mut self, mut moving: Box<Moving>, next: Next) {
         match next {
             Next::Send(flight, translation) => {
+                let record = self.due_record(&mut moving, &translation);
                 moving.translation = Some(translation);
                 self.work = Some(Work::Move(moving));
-                self.send(flight);
+                match record {
+                    Some(record) => {
+                        self.notices.push_back(Notice::Journal(record));
+                        self.unsent = Some(flight);
+                    }
+                    None => self.send(flight),
+                }
             }
             Next::Finish(verdict) => self.end_move(*moving, verdict),
         }
     }
 
+    /// What must be on disk before the next flight of this MOVE: the intent before COPY, the proof before STORE.
+    fn due_record(&self, moving: &mut Moving, next: &Translation) -> Option<Record> {
+        let (reaches, record) = match next.copied_line() {
+            _ if !self.settings.journal || !next.is_committed() => return None,
+            Some(copyuid) => (Recorded::Copied, Record::Copied { copyuid: copyuid.map(<[u8]>::to_vec) }),
+            None => (Recorded::Intent, self.intent(next)),
+        };
+        (moving.recorded < reaches).then(|| {
+            moving.recorded = reaches;
+            record
+        })
+    }
+
+    fn intent(&self, next: &Translation) -> Record {
+        let source = self.selected.as_ref();
+        let (target, uids) = next.intent();
+        Record::Intent {
+            source: source
+                .and_then(|selected| selected.mailbox.as_ref())
+                .map(|mailbox| mailbox.octets.clone()),
+            source_validity: source.and_then(|selected| selected.validity),
+            target,
+            uids,
+        }
+    }
+
     fn end_move(&mut self, moving: Moving, verdict: Verdict) {
+        if moving.recorded > Recorded::Nothing {
+            self.notices.push_back(Notice::Journal(Record::Ended));
+        }
         verdict.lines.iter().for_each(|line| self.say(line));
         self.say(&[&moving.tag.0[..], b" ", &verdict.reply, b"\r\n"].concat());
         if verdict.unprovable_target {
@@ -303,6 +359,7 @@ impl Session {
             return;
         }
         self.flight = None;
+        self.unsent = None;
         let rest = std::mem::take(&mut self.inbox[Side::Upstream as usize]);
         if self.phase == Phase::Running && !rest.is_empty() && self.work.is_none() {
             self.emit(Side::Client, &rest);

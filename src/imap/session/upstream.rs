@@ -220,6 +220,7 @@ impl Session {
             return;
         }
         selected.deleted_is_not_permanent = opening.deleted_is_not_permanent;
+        selected.validity = opening.validity;
         selected.read_only |= opening.read_only || status.code("READ-ONLY").is_some();
         self.exists = self.opening_exists;
         self.opening_exists = 0;
@@ -329,6 +330,9 @@ impl Session {
                 () if name.eq_ignore_ascii_case(b"CLOSED") && opening => {
                     self.opening = Selected::default();
                     self.opening_exists = 0;
+                }
+                () if name.eq_ignore_ascii_case(b"UIDVALIDITY") => {
+                    view.validity = grammar::number(argument).ok().map(|(_, n)| n);
                 }
                 () if name.eq_ignore_ascii_case(b"PERMANENTFLAGS") => {
                     view.deleted_is_not_permanent = !names_deleted(argument);

@@ -25,6 +25,10 @@ pub struct Copying {
 }
 
 impl Copying {
+    pub fn set(&self) -> &UidSet {
+        &self.set
+    }
+
     /// What is copied must be able to leave `_source` afterwards.
     pub fn begin(job: Job, set: UidSet, _source: Writable<'_>) -> Next {
         let copies = Copies::new(job.writer.copy_chunks(&set, &job.target));

@@ -40,6 +40,8 @@ pub struct Selected {
     pub(super) read_only: bool,
     /// PERMANENTFLAGS came and lacked `\Deleted`.
     pub(super) deleted_is_not_permanent: bool,
+    /// Its UIDVALIDITY, if the upstream has told it.
+    pub(super) validity: Option<u32>,
     /// The answer to MYRIGHTS.
     pub(super) rights: Rights,
 }
@@ -227,6 +229,17 @@ impl Translation {
             Stage::Remove(stage) if !framed => Next::Finish(stage.out_of_step()),
             Stage::Remove(stage) => stage.landed(job),
         }
+    }
+
+    /// The target, and the UIDs that it is about; none before they are known.
+    pub fn intent(&self) -> (Vec<u8>, String) {
+        let uids = if let Stage::Copy(stage) = &self.stage { stage.set().to_string() } else { String::new() };
+        (self.job.target.octets.clone(), uids)
+    }
+
+    /// Once the copies are proved: the COPYUID line that says so, if one can.
+    pub fn copied_line(&self) -> Option<Option<&[u8]>> {
+        if let Stage::Remove(stage) = &self.stage { Some(stage.copyuid()) } else { None }
     }
 
     /// Whether UID COPY was sent: from then on the MOVE is finished even without its client (FAULT-2).

@@ -73,6 +73,11 @@ impl Removing {
         stage.send(flight, job)
     }
 
+    /// For the client and the journal, until the client has it.
+    pub fn copyuid(&self) -> Option<&[u8]> {
+        self.proved.proof.copyuid.as_deref()
+    }
+
     fn send(self, flight: Flight, job: Job) -> Next {
         Next::Send(flight, Box::new(Translation { job, stage: Stage::Remove(self) }))
     }
