@@ -2,7 +2,7 @@
 
 use super::{BAD_IN_A_ROW, Kind, LONGEST_TAG, PIPELINED, Pending, Phase, Session, UNDERSTOOD};
 use crate::imap::capability;
-use crate::imap::command::{Form, MoveCommand, Tag};
+use crate::imap::command::{Form, Tag};
 use crate::imap::grammar;
 use crate::imap::scan::{Announced, Piece, Quotes, announced, without_line_end};
 use crate::imap::translation::Selected;
@@ -59,7 +59,7 @@ enum Order {
 
 /// Whether the loop over the client's octets goes on.
 #[derive(PartialEq)]
-enum Flow {
+pub(super) enum Flow {
     On,
     Hold,
 }
@@ -185,7 +185,7 @@ impl Session {
     }
 
     /// `{n+}` needs an upstream that allows it, and must read as a literal to everybody.
-    fn literal_allowed(&self, literal: &Announced) -> bool {
+    pub(super) fn literal_allowed(&self, literal: &Announced) -> bool {
         let allowed = literal.octets.is_some_and(|n| self.capabilities.allows_non_synchronising(n));
         literal.synchronising || (allowed && literal.is_token && !self.quotes.are_open())
     }
@@ -260,7 +260,7 @@ impl Session {
     }
 
     /// `tag BAD` if the tag is legal, else `* BAD`; behind the rest of the command, which is dropped.
-    fn refuse(&mut self, text: &[u8], why: &str, literal: Option<Announced>, whole: bool) {
+    pub(super) fn refuse(&mut self, text: &[u8], why: &str, literal: Option<Announced>, whole: bool) {
         let mut reply = legal_tag(text).unwrap_or(b"*").to_vec();
         reply.extend_from_slice(format!(" {why}\r\n").as_bytes());
         if why.starts_with("BAD") {
@@ -401,48 +401,6 @@ impl Session {
         self.end_with("", why);
     }
 
-    fn gathered_line(&mut self, line: &[u8], literal: Option<Announced>, end: bool) {
-        let Mode::Gathering { tag, form, mut arguments } = std::mem::replace(&mut self.mode, Mode::Command)
-        else {
-            return;
-        };
-        let text = without_line_end(line);
-        arguments.extend_from_slice(text);
-        self.quotes.read(text);
-        let fits = end && is_clean(text) && arguments.len() <= UNDERSTOOD;
-        if !fits || literal.is_some_and(|l| !self.literal_allowed(&l)) {
-            return self.refuse(&tag.0, "BAD The command is too long or malformed", literal, end);
-        }
-        self.gather(tag, form, arguments, literal);
-    }
-
-    /// A MOVE waits until every earlier command has its reply, and is read whole (MOVE-1, MOVE-3).
-    fn begin_move(&mut self, tag: Tag, form: Form, arguments: &[u8], literal: Option<Announced>) -> Flow {
-        if !self.pending.is_empty() {
-            return Flow::Hold;
-        }
-        self.tags.avoid(&tag);
-        self.gather(tag, form, arguments.to_vec(), literal);
-        Flow::On
-    }
-
-    fn gather(&mut self, tag: Tag, form: Form, mut arguments: Vec<u8>, literal: Option<Announced>) {
-        let Some(announced) = literal else {
-            let request = MoveCommand::parse(form, &arguments);
-            return self.start_move(tag, request);
-        };
-        let octets = announced.octets.unwrap_or(u64::MAX);
-        if octets > (UNDERSTOOD - arguments.len().min(UNDERSTOOD)) as u64 {
-            return self.refuse(&tag.0, "BAD The mailbox name is too long", literal, true);
-        }
-        if announced.synchronising {
-            self.say(b"+ Ready for the mailbox name\r\n");
-        }
-        arguments.extend_from_slice(b"\r\n");
-        self.scanner[Side::Client as usize].expect(octets);
-        self.mode = Mode::Gathering { tag, form, arguments };
-    }
-
     fn start_client_tls(&mut self, tag: &Tag) {
         self.say(&[&tag.0[..], b" OK Begin TLS negotiation now\r\n"].concat());
         self.upgrade = Some(Side::Client);
@@ -481,7 +439,7 @@ fn extend_within_limit(tee: &mut Option<Vec<u8>>, octets: &[u8]) {
     }
 }
 
-fn is_clean(text: &[u8]) -> bool {
+pub(super) fn is_clean(text: &[u8]) -> bool {
     memchr::memchr2(b'\r', 0, text).is_none()
 }
 
