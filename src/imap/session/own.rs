@@ -1,4 +1,5 @@
-//! What the gateway does of its own: the greeting, STARTTLS upstream, CAPABILITY after a login, a MOVE; and how each ends.
+//! What the gateway does of its own: the greeting, STARTTLS upstream, CAPABILITY after a login, a MOVE; and
+//! what becomes of them when the upstream goes or hangs.
 
 use super::flight::InFlight;
 use super::{CLIENT_STALL, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};

@@ -18,7 +18,7 @@ pub struct Proved {
     /// A COPY was accepted and brought no COPYUID.
     pub proof_is_missing: bool,
     pub refused: Option<Refused>,
-    /// Had `\\Deleted` before the gateway set it.
+    /// Had `\Deleted` before the gateway set it.
     pub flagged_before: Option<UidSet>,
 }
 
