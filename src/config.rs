@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
-use value::{Choice, HostPort, Listener, Number, Optional, Value, Verify};
+use value::{Choice, Folder, HostPort, Listener, Number, Optional, Value, Verify};
 
 /// One line of the table.
 #[derive(Debug)]
@@ -74,7 +74,12 @@ settings! {
     require_tls: bool = "false", "No login without TLS on the client's side";
     admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz and /metrics are served";
     advertise_before_login: bool = "false", "Capability lists before login show MOVE too, once a login has shown that it works";
+    journal: Optional<Folder> = "", "Folder for the journal, by which a MOVE that was cut short is finished at the next login";
     max_connections: Number<1, 1_000_000> = "10000", "Clients at one time; one more is turned away";
+    max_connections_per_ip: Number<1, 1_000_000> = "5000", "Of these, clients from one IPv4 address or one IPv6 /64";
+    max_unauthenticated: Number<1, 1_000_000> = "2000", "Of these, clients that have not logged in; one more may make the longest waiting one leave";
+    login_timeout: Duration = "3m", "How long a client may take to log in";
+    idle_timeout: Duration = "1h", "How long client and server may both be silent after login, with no command in progress; RFC 9051 wants 30m or more";
     max_line: Number<512, 65_536> = "8000", "Longest command line, in octets, that is written to the upstream for a MOVE";
     move_timeout: Duration = "30s", "How long a MOVE may stand without progress before the upstream counts as gone";
     drain_deadline: Duration = "45s", "How long a shutdown waits for sessions; longer than move-timeout";
@@ -108,8 +113,11 @@ impl Config {
             upstream_tls: self.upstream_tls(),
             require_tls: self.require_tls,
             advertise_before_login: self.advertise_before_login,
+            journal: true,
             max_line: self.max_line,
             move_timeout: self.move_timeout,
+            login_timeout: self.login_timeout,
+            idle_timeout: self.idle_timeout,
             ..imap::Settings::default()
         }
     }

@@ -1,8 +1,11 @@
 //! One connection: one task, one loop around one [`Session`]. The only place with both sockets.
 
 mod leg;
+mod wait;
 
+use crate::admission::{MAKE_ROOM, Place, is_out_of_descriptors};
 use crate::imap::{Notice, Outcome, Session, Side, Tls};
+use crate::journal::Answer;
 use crate::metrics::{Metrics, outcome_name, side_name};
 use crate::shared::{Phase, Shared};
 use bytes::BytesMut;
@@ -19,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use wait::Wait;
 
 /// The upstream must accept a connection within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +46,8 @@ pub struct Client {
     pub address: SocketAddr,
     /// How the listener protects its leg.
     pub tls: Tls,
+    /// What it takes up of the gateway's room.
+    pub place: Place,
 }
 
 /// Serves one client to the end.
@@ -99,6 +105,8 @@ struct Connection {
     shared: Arc<Shared>,
     session: Session,
     legs: [Leg; 2],
+    place: Place,
+    wait: Wait,
     /// Zero on the session's clock.
     begun: Instant,
     /// Rings no later than the session's deadline.
@@ -113,17 +121,24 @@ struct Connection {
 impl Connection {
     /// The client's handshake, if its listener begins with one, then the upstream.
     async fn open(shared: Arc<Shared>, client: Client, id: u32) -> Result<Connection, String> {
-        let mut leg = Leg::plain(client.stream);
-        if client.tls == Tls::Implicit {
-            handshake(&shared, Side::Client, &mut leg).await?;
+        let Client { stream, tls, place, .. } = client;
+        let mut leg = Leg::plain(stream);
+        if tls == Tls::Implicit {
+            place.unless_it_must_leave(handshake(&shared, Side::Client, &mut leg)).await?;
         }
-        let upstream = connect(&shared).await;
-        shared.metrics.tried(&shared.metrics.upstream_connects, &[], &upstream);
-        let mut settings = shared.config.session(client.tls);
+        let attempt = async {
+            let leg = connect(&shared, &place).await;
+            shared.metrics.tried(&shared.metrics.upstream_connects, &[], &leg);
+            leg
+        };
+        let upstream = place.unless_it_must_leave(attempt).await;
+        let mut settings = shared.config.session(tls);
         settings.advertise_before_login &= shared.qualifies.load(Ordering::Relaxed);
         let mut connection = Connection {
             session: Session::new(settings),
             legs: [leg, Leg::gone()],
+            place,
+            wait: Wait::new(&shared),
             begun: Instant::now(),
             alarm: None,
             moving: false,
@@ -141,6 +156,7 @@ impl Connection {
     /// Until the session is finished and both legs are closed. Says what ended it.
     async fn run(&mut self) -> Cow<'static, str> {
         let mut phase = self.shared.phase.subscribe();
+        let leave = self.place.leave();
         self.enter(*phase.borrow_and_update());
         loop {
             let step = tokio::select! {
@@ -150,12 +166,21 @@ impl Connection {
                     self.enter(*phase.borrow_and_update());
                     continue;
                 }
+                () = leave.notified() => {
+                    // Who has logged in meanwhile stays.
+                    if !self.session.is_authenticated() {
+                        self.lost(Side::Upstream, MAKE_ROOM);
+                    }
+                    continue;
+                }
             };
             match step {
                 Step::Upgrade(side) => Box::pin(self.upgrade(side)).await,
                 Step::Finished => break,
             }
         }
+        // What is unfinished is another session's from here on.
+        self.wait = Wait::new(&self.shared);
         Box::pin(self.farewell()).await;
         std::mem::take(&mut self.ended)
     }
@@ -177,10 +202,11 @@ impl Connection {
             // Room in one leg can make the other's octets welcome again, and nothing else would wake us for them.
             let wrote = self.write(cx, Side::Client) | self.write(cx, Side::Upstream);
             self.report();
+            let told = self.hear(cx);
             if let Some(step) = self.step() {
                 return Poll::Ready(step);
             }
-            if !read && !wrote && self.sleep(cx).is_pending() {
+            if !read && !wrote && !told && self.sleep(cx).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -257,6 +283,9 @@ impl Connection {
 
     /// Passes on what the session has to tell.
     fn report(&mut self) {
+        if self.session.is_authenticated() {
+            self.place.log_in();
+        }
         while let Some(notice) = self.session.notice() {
             self.shared.metrics.count(&notice);
             match notice {
@@ -264,10 +293,18 @@ impl Connection {
                 Notice::MoveStarted => self.moving = true,
                 Notice::MoveEnded { outcome, moved, left_behind, took } => {
                     self.moving = false;
+                    self.wait.ended();
                     if outcome != Outcome::Moved {
                         let (outcome, seconds) = (outcome_name(outcome), took.as_secs_f64());
                         tracing::info!(conn = %Id(self.id), outcome, moved, left_behind, seconds, "MOVE not done");
                     }
+                }
+                Notice::Journal(record) => self.wait.record(record),
+                Notice::Owes(owner) => self.wait.ask(owner),
+                Notice::Recovered { id, result, messages } => {
+                    let conn = Id(self.id);
+                    tracing::info!(%conn, ?result, removed = messages, "a MOVE that was cut short, taken up again");
+                    self.wait.recovered(id, result);
                 }
                 Notice::Ended { reason } => self.note(reason.into()),
                 Notice::ProtocolError { side, breach } => {
@@ -276,6 +313,16 @@ impl Connection {
                 _ => {}
             }
         }
+    }
+
+    /// Passes on what the session has waited for. Says whether there was anything.
+    fn hear(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.wait.poll(cx) {
+            Poll::Ready(Answer::Persisted { written }) => self.session.persisted(written),
+            Poll::Ready(Answer::Unfinished(moves)) => self.session.recover(moves),
+            Poll::Pending => return false,
+        }
+        true
     }
 
     /// Ready when the session's deadline is reached. A deadline that moves away, as most do, leaves the alarm
@@ -327,7 +374,8 @@ impl Connection {
     }
 
     async fn upgrade(&mut self, side: Side) {
-        match handshake(&self.shared, side, &mut self.legs[side as usize]).await {
+        let handshake = handshake(&self.shared, side, &mut self.legs[side as usize]);
+        match self.place.unless_it_must_leave(handshake).await {
             Ok(()) => self.session.secured(side),
             Err(reason) => self.lost(side, reason),
         }
@@ -351,14 +399,17 @@ impl Drop for Connection {
 }
 
 /// The upstream leg, ready for the session.
-async fn connect(shared: &Shared) -> Result<Leg, String> {
+async fn connect(shared: &Shared, place: &Place) -> Result<Leg, String> {
     let upstream = &shared.config.upstream;
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((upstream.host.as_str(), upstream.port)))
         .await
         .map_err(|_| {
             format!("The upstream server took no connection within {} s", CONNECT_TIMEOUT.as_secs())
         })?
-        .map_err(|e| format!("The upstream server cannot be reached: {e}"))?;
+        .map_err(|error| match is_out_of_descriptors(&error) {
+            true => place.without_descriptors(),
+            false => format!("The upstream server cannot be reached: {error}"),
+        })?;
     let mut leg = Leg::plain(stream);
     if shared.config.upstream_tls() == Tls::Implicit {
         handshake(shared, Side::Upstream, &mut leg).await?;

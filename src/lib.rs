@@ -10,7 +10,7 @@
 //! ```text
 //!                 main: settings, log, signals
 //!                   |
-//!                 proxy: accept, limit, one task per connection, drain
+//!                 proxy: accept, admit, one task per connection, drain
 //!                   |
 //!   . . . . . . . connection: one loop, both sockets . . . . . . . . . . . .
 //!   :                                                                      :
@@ -23,6 +23,7 @@
 //!   . . . . . . . . . . | notice . . . . . . . . . . . . . . . . . . . . . .
 //!                       v
 //!                 metrics --> admin: /livez /readyz /metrics
+//!                 journal --> its own thread --> disk
 //! ```
 //!
 //! # Where things live
@@ -30,11 +31,14 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`config`] | every setting, default and unit in one table; flags, environment, file |
-//! | [`proxy`] | listeners, the limit, a task per connection, the drain |
+//! | [`proxy`] | listeners, a task per connection, the drain |
+//! | [`admission`] | who may come in: connections counted in all, by address, and those without a login |
 //! | [`connection`] | one client and its upstream: both sockets, one session |
 //! | [`shared`] | what all connections have in common: settings, TLS, counters, whether it drains |
 //! | [`tls`] | both handshakes, and whether a certificate is believed |
+//! | [`turns`] | MOVEs of one user out of one mailbox, one after the other |
 //! | [`imap`] | the core: everything that is IMAP |
+//! | [`journal`] | MOVEs in progress, on disk: what a killed gateway leaves is finished later |
 //! | [`metrics`] | the counters |
 //! | [`admin`] | what probes and scrapers see |
 //! | [`demo`] | a small legacy IMAP server in memory, for `imapmove demo` and for tests |
@@ -50,14 +54,19 @@
 //! - Nothing that was read before a TLS handshake is used after it: a leg is not read between the word that announces
 //!   a handshake and its end (RFC 9051 section 11.1).
 //! - A session's panic, garbage or overload ends that session and no other.
-//! - No log line, metric or error holds an octet that a peer sent.
+//! - No thread that serves connections waits for a disk.
+//! - No log line, metric or error holds an octet that a peer sent, with one exception: where a MOVE was cut short and
+//!   cannot be finished, the journal names its two mailboxes, escaped and cut.
 
 pub mod admin;
+pub mod admission;
 pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod imap;
+pub mod journal;
 pub mod metrics;
 pub mod proxy;
 pub mod shared;
 pub mod tls;
+pub mod turns;

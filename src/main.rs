@@ -2,6 +2,7 @@
 
 use imapmove::config::{self, Config, Problem};
 use imapmove::demo;
+use imapmove::journal;
 use imapmove::proxy::Proxy;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::IsTerminal;
@@ -66,7 +67,11 @@ fn start_log(config: &Config) {
     // Where, and not the message: that can quote what a peer sent.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a bug ended one session: please report it");
+        match std::thread::current().name() {
+            // Which says what came of it.
+            Some(journal::THREAD) => tracing::warn!(place, "the journal met a file that it cannot read"),
+            _ => tracing::error!(place, "a bug ended one session: please report it"),
+        }
     }));
 }
 

@@ -1,6 +1,7 @@
 //! The counters. No label ever holds a user, a mailbox or an address, and every series is there, at 0, from the start.
 
-use crate::imap::{Breach, Notice, Outcome, Side};
+use crate::admission::Full;
+use crate::imap::{Breach, Limit, Notice, Outcome, Side};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
@@ -10,10 +11,15 @@ use prometheus::{Registry, TextEncoder};
 const STRATEGY: &str = "copy";
 const SIDES: &[&str] = &["client", "upstream"];
 const RESULTS: &[&str] = &["ok", "failed"];
-const OUTCOMES: &[&str] = &["moved", "invalid", "refused", "incomplete", "upstream_lost"];
+const OUTCOMES: &[&str] = &["moved", "invalid", "refused", "incomplete", "undone", "upstream_lost"];
+/// `damaged` counts files, the others MOVEs.
+const RECOVERIES: &[&str] = &["finished", "stale", "later", "expired", "unproven", "undo", "damaged"];
 /// From one round trip on a local network to a large MOVE on a slow server.
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// From a fast disk to a hanging one.
+const SYNC_SECONDS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
 
 /// Every counter of one gateway.
 pub struct Metrics {
@@ -22,8 +28,9 @@ pub struct Metrics {
     pub connections: IntCounterVec,
     /// Connections open now.
     pub connections_active: IntGauge,
-    /// Connections turned away.
-    pub connections_rejected: IntCounterVec,
+    connections_rejected: IntCounterVec,
+    /// Limits that were met.
+    pub limit_hits: IntCounterVec,
     /// Attempts to reach the upstream, TLS from the first octet included.
     pub upstream_connects: IntCounterVec,
     /// TLS handshakes, by side.
@@ -36,10 +43,19 @@ pub struct Metrics {
     moves: IntCounterVec,
     move_messages: IntCounter,
     move_left_behind: IntCounter,
+    undos: IntCounterVec,
     move_duration: Histogram,
     /// MOVEs that run now.
     pub moves_in_flight: IntGauge,
     protocol_errors: IntCounterVec,
+    /// MOVEs found in the journal, by what came of them.
+    pub recoveries: IntCounterVec,
+    /// MOVEs in the journal whose session is gone.
+    pub journal_pending: IntGauge,
+    /// Each wait for the journal's disk.
+    pub journal_syncs: Histogram,
+    /// What the journal could not write, or not answer.
+    pub journal_errors: IntCounter,
 }
 
 impl Default for Metrics {
@@ -51,8 +67,6 @@ impl Default for Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         of.register(Box::new(ProcessCollector::for_self())).expect("the names are distinct");
         let listeners: &[&str] = &["plain", "tls"];
-        let durations =
-            HistogramOpts::new("imapmove_move_duration_seconds", "From a MOVE to its tagged reply.");
         Metrics {
             connections: counters(
                 of,
@@ -65,7 +79,13 @@ impl Default for Metrics {
                 of,
                 "connections_rejected_total",
                 "Connections turned away.",
-                &[("reason", &["limit"])],
+                &[("reason", &Full::ALL.map(Full::name))],
+            ),
+            limit_hits: counters(
+                of,
+                "limit_hits_total",
+                "Limits that were met.",
+                &[("limit", &[&Full::ALL.map(Full::name)[..], &Limit::ALL.map(Limit::name)].concat())],
             ),
             upstream_connects: counters(
                 of,
@@ -99,13 +119,42 @@ impl Default for Metrics {
                 "move_left_behind_total",
                 "Messages that are in both mailboxes, or may be, after a MOVE.",
             ),
-            move_duration: register(of, Histogram::with_opts(durations.buckets(SECONDS.to_vec()))),
+            undos: counters(
+                of,
+                "undos_total",
+                "MOVEs of which a part had to be undone: ok, no message of it is in both mailboxes.",
+                &[("result", RESULTS)],
+            ),
+            move_duration: histogram(
+                of,
+                "move_duration_seconds",
+                "From a MOVE to its tagged reply.",
+                SECONDS,
+            ),
             moves_in_flight: gauge(of, "moves_in_flight", "MOVEs that run now."),
             protocol_errors: counters(
                 of,
                 "protocol_errors_total",
                 "Breaches of the protocol, by whose they are.",
                 &[("side", SIDES), ("kind", &Breach::ALL.map(Breach::name))],
+            ),
+            recoveries: counters(
+                of,
+                "recoveries_total",
+                "MOVEs found unfinished in the journal, by what came of them; and damaged files.",
+                &[("result", RECOVERIES)],
+            ),
+            journal_pending: gauge(of, "journal_pending", "MOVEs in the journal whose session is gone."),
+            journal_syncs: histogram(
+                of,
+                "journal_sync_duration_seconds",
+                "Each wait of the journal for its disk.",
+                SYNC_SECONDS,
+            ),
+            journal_errors: counter(
+                of,
+                "journal_errors_total",
+                "What the journal could not write, or not answer.",
             ),
             registry,
         }
@@ -127,11 +176,21 @@ impl Metrics {
                 self.move_left_behind.inc_by((*left_behind).into());
                 self.move_duration.observe(took.as_secs_f64());
             }
+            Notice::Undo { whole } => {
+                self.undos.with_label_values(&[RESULTS[usize::from(!whole)]]).inc();
+            }
             Notice::ProtocolError { side, breach } => {
                 self.protocol_errors.with_label_values(&[side_name(*side), breach.name()]).inc();
             }
+            Notice::LimitMet(limit) => self.limit_hits.with_label_values(&[limit.name()]).inc(),
             _ => {}
         }
+    }
+
+    /// Counts a connection for which there was no room.
+    pub fn turned_away(&self, full: Full) {
+        self.connections_rejected.with_label_values(&[full.name()]).inc();
+        self.limit_hits.with_label_values(&[full.name()]).inc();
     }
 
     /// Counts an attempt: `upstream_connects`, `tls_handshakes`.
@@ -171,6 +230,11 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(format!("imapmove_{name}"), help))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let options = HistogramOpts::new(format!("imapmove_{name}"), help).buckets(buckets.to_vec());
+    register(registry, Histogram::with_opts(options))
 }
 
 /// Counters for every combination of the labels' values, each at 0.

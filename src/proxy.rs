@@ -1,25 +1,30 @@
-//! The listeners: accept, limit, one task per connection, drain.
+//! The listeners: accept, admit, one task per connection, drain.
 
 use crate::admin;
+use crate::admission::{Admission, Full, is_out_of_descriptors};
 use crate::config::{Config, Problem};
 use crate::connection::{self, Client};
 use crate::imap::Tls;
+use crate::journal::{self, Journal};
+use crate::metrics::Metrics;
 use crate::shared::{Phase, Shared};
 use crate::tls::{Acceptor, Connector};
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 /// After an accept that failed, as when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted, one more has to try again; the kernel may allow fewer (`net.core.somaxconn`).
+const BACKLOG: usize = 4_096;
 /// Sessions that are cut have so long to say goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// To a client above the limit.
-const FULL: &[u8] = b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n";
 
 /// A gateway whose addresses are bound and which has not begun to serve.
 pub struct Proxy {
@@ -33,12 +38,15 @@ impl Proxy {
     /// Reads the certificates and binds the addresses: whatever a setting can be wrong about shows here.
     pub async fn bind(config: Config) -> Result<Proxy, Problem> {
         let (acceptor, connector) = (Acceptor::new(&config)?, Connector::new(&config)?);
-        let plain = bind(&config, "listen", config.listen).await?;
-        let tls = bind(&config, "listen-tls", config.listen_tls).await?;
-        let admin = bind(&config, "admin", config.admin).await?;
-        let (metrics, qualifies) = (Arc::default(), AtomicBool::default());
+        check_journal(&config)?;
+        let plain = bind(&config, "listen", config.listen)?;
+        let tls = bind(&config, "listen-tls", config.listen_tls)?;
+        let admin = bind(&config, "admin", config.admin)?;
+        let (metrics, qualifies, turns) = (Arc::default(), AtomicBool::default(), Arc::default());
+        let journal = open_journal(&config, &metrics)?;
         let phase = watch::Sender::new(Phase::Running);
-        let shared = Arc::new(Shared { config, acceptor, connector, metrics, qualifies, phase });
+        let shared =
+            Arc::new(Shared { config, acceptor, connector, journal, turns, metrics, qualifies, phase });
         Ok(Proxy { shared, plain, tls, admin })
     }
 
@@ -57,7 +65,7 @@ impl Proxy {
     pub async fn run(self, mut signals: mpsc::Receiver<()>) -> usize {
         let Proxy { shared, plain, tls, admin } = self;
         let tasks = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(shared.config.max_connections));
+        let admission = Arc::new(Admission::new(&shared.config, shared.metrics.clone()));
         let starttls = if shared.acceptor.is_some() { Tls::StartTls } else { Tls::Off };
         for (name, listener, tls) in [("plain", plain, starttls), ("tls", tls, Tls::Implicit)] {
             if let Some(listener) = listener {
@@ -65,7 +73,7 @@ impl Proxy {
                     name,
                     tls,
                     shared: shared.clone(),
-                    places: places.clone(),
+                    admission: admission.clone(),
                     tasks: tasks.clone(),
                 };
                 tasks.spawn(entrance.accept(listener));
@@ -75,21 +83,42 @@ impl Proxy {
             tokio::spawn(admin::serve(listener, shared.metrics.clone()));
         }
         signals.recv().await;
-        drain(&shared, &tasks, signals).await
+        let cut = drain(&shared, &tasks, signals).await;
+        if let Some(journal) = &shared.journal {
+            journal.close().await;
+        }
+        cut
     }
 }
 
-async fn bind(
-    config: &Config,
-    name: &str,
-    address: Option<SocketAddr>,
-) -> Result<Option<TcpListener>, Problem> {
+/// Before anything is bound: a journal that is open should not end at once.
+fn check_journal(config: &Config) -> Result<(), Problem> {
+    let checked = config.journal.as_deref().map_or(Ok(()), journal::check);
+    checked.map_err(|e| config.problem("journal", format!("a folder that exists: {e}")))
+}
+
+fn open_journal(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Journal>, Problem> {
+    let open = |folder: &PathBuf| Journal::open(folder, config.upstream.to_string(), metrics.clone());
+    let opened = config.journal.as_ref().map(open).transpose();
+    opened.map_err(|e| config.problem("journal", format!("a thread of the system's for it: {e}")))
+}
+
+fn bind(config: &Config, name: &str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Problem> {
     let Some(address) = address else { return Ok(None) };
-    let bound = TcpListener::bind(address).await.and_then(|l| l.local_addr().map(|address| (l, address)));
     let (listener, address) =
-        bound.map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))?;
+        listen(address).map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))?;
     tracing::info!(setting = name, %address, "listening");
     Ok(Some(listener))
+}
+
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait for what is left of the last run's connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG as u32)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 async fn drain(shared: &Shared, tasks: &TaskTracker, mut signals: mpsc::Receiver<()>) -> usize {
@@ -115,7 +144,7 @@ struct Entrance {
     name: &'static str,
     tls: Tls,
     shared: Arc<Shared>,
-    places: Arc<Semaphore>,
+    admission: Arc<Admission>,
     tasks: TaskTracker,
 }
 
@@ -132,6 +161,9 @@ impl Entrance {
                 Ok((stream, address)) => self.admit(stream, address),
                 Err(error) => {
                     tracing::warn!(listener = self.name, %error, "cannot accept");
+                    if is_out_of_descriptors(&error) {
+                        self.shared.metrics.turned_away(Full::Descriptors);
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -140,25 +172,17 @@ impl Entrance {
 
     fn admit(&self, stream: TcpStream, address: SocketAddr) {
         self.shared.metrics.connections.with_label_values(&[self.name]).inc();
-        match self.places.clone().try_acquire_owned() {
-            Ok(place) => self.serve(place, Client { stream, address, tls: self.tls }),
-            Err(_) => self.turn_away(&stream),
+        match self.admission.admit(address.ip()) {
+            Ok(place) => self.serve(Client { stream, address, tls: self.tls, place }),
+            Err(full) if self.tls != Tls::Implicit => {
+                let _ = stream.try_write(format!("* BYE [UNAVAILABLE] {full}\r\n").as_bytes());
+            }
+            Err(_) => {}
         }
     }
 
     /// A task of its own: its panic ends this session only (FAULT-5).
-    fn serve(&self, place: OwnedSemaphorePermit, client: Client) {
-        let shared = self.shared.clone();
-        self.tasks.spawn(async move {
-            connection::serve(shared, client).await;
-            drop(place);
-        });
-    }
-
-    fn turn_away(&self, stream: &TcpStream) {
-        self.shared.metrics.connections_rejected.with_label_values(&["limit"]).inc();
-        if self.tls != Tls::Implicit {
-            let _ = stream.try_write(FULL);
-        }
+    fn serve(&self, client: Client) {
+        self.tasks.spawn(connection::serve(self.shared.clone(), client));
     }
 }

@@ -1,8 +1,10 @@
 //! What all connections of a gateway have in common.
 
 use crate::config::Config;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::tls::{Acceptor, Connector};
+use crate::turns::Turns;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
@@ -26,6 +28,10 @@ pub struct Shared {
     pub acceptor: Option<Acceptor>,
     /// For the upstream's, if that leg has TLS.
     pub connector: Option<Connector>,
+    /// MOVEs in progress, on disk, if the operator wants that.
+    pub journal: Option<Journal>,
+    /// MOVEs that must not run at the same time.
+    pub turns: Arc<Turns>,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// A login has shown that the upstream can carry out a MOVE (CAP-2).

@@ -82,7 +82,7 @@ async fn wire_4_a_long_literal_passes_a_client_that_is_slow() {
 
 #[tokio::test]
 async fn wire_4_a_long_literal_passes_a_server_that_is_slow() {
-    let (_gateway, mut client, mut server) = greeted().await;
+    let (_gateway, mut client, mut server) = selected().await;
     let head = format!("a APPEND INBOX {{{MUCH}}}");
     client.send(format!("{head}\r\n")).await;
     server.expect(&head).await;

@@ -16,10 +16,14 @@
 mod capture;
 #[path = "support/promise.rs"]
 mod promise;
+#[path = "support/remark.rs"]
+mod remark;
 #[path = "support/store.rs"]
 mod store;
 #[path = "support/strict.rs"]
 mod strict;
+#[path = "support/undo.rs"]
+mod undo;
 
 use capture::{Asked, Capture, Event, Expect, Way};
 use fastrand::Rng;
@@ -61,16 +65,23 @@ struct Plan {
 impl Plan {
     fn draw(rng: &mut Rng) -> Plan {
         let mut mishaps = Mishaps { meddling: [0, 5, 20, 40][rng.usize(..4)], ..Mishaps::default() };
-        match rng.u8(..8) {
+        match rng.u8(..14) {
             0 => mishaps.copy_refused = 25,
             1 => mishaps.copyuid_missing = 25,
             2 => mishaps.unreadable = 20,
             3 => mishaps.ignored = 40,
             4 => (mishaps.ignored, mishaps.stubborn) = (50, true),
             5 => mishaps.refused = 25,
+            6 => mishaps.immovable = 40,
+            7 => mishaps.denied = true,
+            8 => (mishaps.denied, mishaps.refused) = (true, 20),
+            9 => (mishaps.immovable, mishaps.unsearched) = (30, 15),
+            10 => (mishaps.immovable, mishaps.closed) = (40, 40),
+            11 => (mishaps.denied, mishaps.remade) = (true, 10),
             _ => {}
         }
-        let step = rng.u32(..2_000);
+        let latest = [400, 2_000][rng.usize(..2)];
+        let step = rng.u32(..latest);
         let fault = match rng.u8(..16) {
             0 => Fault::ClientReset(step),
             1 => Fault::ServerReset(step),
@@ -78,7 +89,7 @@ impl Plan {
             3 => Fault::ClientEof(step),
             _ => Fault::None,
         };
-        let settings = Settings { max_line: [120, 400, 8_000][rng.usize(..3)], ..Settings::default() };
+        let settings = Settings { max_line: [160, 400, 8_000][rng.usize(..3)], ..Settings::default() };
         let manner = Manner::any(rng);
         Plan { manner, mishaps, settings, fault, commands: rng.u32(1..12), piece: 1 << rng.u32(0..11) }
     }
@@ -187,7 +198,8 @@ impl Run {
 
     /// Plays the run to its end and gives what was captured, or what stopped it.
     fn play(mut self) -> (Capture, Terms, Result<(), String>) {
-        let terms = Terms { max_line: self.plan.settings.max_line, native: self.plan.manner.native };
+        let terms =
+            Terms { max_line: self.plan.settings.max_line, native: self.plan.manner.native, names: &NAMES };
         let mut idle = 0;
         let stopped = loop {
             if self.steps > 100_000 {
@@ -253,7 +265,10 @@ impl Run {
                 self.client.stop();
             }
             Fault::ServerReset(_) => self.server_is_gone("the server closed the connection: try again"),
-            Fault::Drain(_) => self.session.drain(),
+            Fault::Drain(_) => {
+                self.capture.0.push(Event::Drained);
+                self.session.drain();
+            }
         }
         self.drain();
     }
@@ -764,7 +779,7 @@ fn run(seed: u64, adjust: impl Fn(&mut Plan)) -> Result<Capture, String> {
 }
 
 /// 10,000 random conversations, each checked against its capture (rules 1 to 5 of the promise; MOVE-1 to MOVE-14, MOVE-16,
-/// SRV-0, SRV-6, FAULT-2, FAULT-3, WIRE-6, WIRE-10).
+/// SRV-0, SRV-6, FAULT-1, FAULT-2, FAULT-3, WIRE-6, WIRE-10).
 #[test]
 fn ten_thousand_random_conversations_keep_the_promise() {
     if let Some(seed) = number("MODEL_SEED") {
@@ -777,31 +792,72 @@ fn ten_thousand_random_conversations_keep_the_promise() {
     }
     let runs = number("MODEL_RUNS").unwrap_or(10_000);
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    let share = |worker: u64| -> Vec<Result<u64, String>> {
+    let share = |worker: u64| -> Vec<Result<Tally, String>> {
         let seeds = (worker..runs).step_by(workers as usize);
-        seeds.map(|seed| run(seed, |_| {}).map(|capture| copied(&capture))).collect()
+        seeds.map(|seed| run(seed, |_| {}).map(|capture| Tally::of(&capture))).collect()
     };
-    let (mut moved, mut failures) = (0, Vec::new());
+    let (mut all, mut failures) = (Tally::default(), Vec::new());
     std::thread::scope(|scope| {
-        let all: Vec<_> = (0..workers).map(|worker| scope.spawn(move || share(worker))).collect();
-        for outcome in all.into_iter().flat_map(|worker| worker.join().expect("a run does not panic")) {
+        let workers: Vec<_> = (0..workers).map(|worker| scope.spawn(move || share(worker))).collect();
+        for outcome in workers.into_iter().flat_map(|worker| worker.join().expect("a run does not panic")) {
             match outcome {
-                Ok(copied) => moved += copied,
+                Ok(tally) => all.add(&tally),
                 Err(failure) => failures.push(failure),
             }
         }
     });
     assert!(failures.is_empty(), "\n{}", summary(&failures));
-    assert!(moved > 2 * runs, "only {moved} messages were moved in {runs} runs: they show nothing");
+    println!("{runs} runs: {all:?}");
+    assert!(all.copied > 2 * runs, "{all:?} in {runs} runs: they show nothing");
+    let Tally { copied: _, undone, undone_in_part, not_undone, cut_short, behind_the_clients_back } = all;
+    let undos = [undone, undone_in_part, not_undone, cut_short, behind_the_clients_back];
+    assert!(undos.iter().all(|&times| times >= runs / 2_000), "{all:?} in {runs} runs: undos are too rare");
 }
 
-/// How many messages were copied in a run.
-fn copied(capture: &Capture) -> u64 {
-    let pairs = |event: &Event| match event {
-        Event::Fact(store::Fact::Copied { pairs, .. }) => pairs.len() as u64,
-        _ => 0,
-    };
-    capture.0.iter().map(pairs).sum()
+/// What happened in the runs.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Messages.
+    copied: u64,
+    /// MOVEs of which nothing was left in both mailboxes.
+    undone: u64,
+    undone_in_part: u64,
+    not_undone: u64,
+    /// The server went away in an undo.
+    cut_short: u64,
+    /// The client went away before or in an undo.
+    behind_the_clients_back: u64,
+}
+
+impl Tally {
+    fn of(capture: &Capture) -> Tally {
+        let pairs = |event: &Event| match event {
+            Event::Fact(store::Fact::Copied { pairs, .. }) => pairs.len() as u64,
+            _ => 0,
+        };
+        let [to_client, to_server] = said(capture);
+        let client_is_gone = capture.0.iter().any(|event| matches!(event, Event::ClientGone));
+        let began = to_server.contains("-FLAGS.SILENT (\\\\Deleted)");
+        let told = |part: &str| to_client.contains(part);
+        let (undone, failed) = (told("the copies are removed again"), told("[CONTACTADMIN]"));
+        Tally {
+            copied: capture.0.iter().map(pairs).sum(),
+            undone: (undone && !failed).into(),
+            undone_in_part: (undone && failed).into(),
+            not_undone: (failed && !undone).into(),
+            cut_short: told("[UNAVAILABLE] The mail server went away while a move was undone").into(),
+            behind_the_clients_back: (client_is_gone && began && !undone && !failed).into(),
+        }
+    }
+
+    fn add(&mut self, other: &Tally) {
+        self.copied += other.copied;
+        self.undone += other.undone;
+        self.undone_in_part += other.undone_in_part;
+        self.not_undone += other.not_undone;
+        self.cut_short += other.cut_short;
+        self.behind_the_clients_back += other.behind_the_clients_back;
+    }
 }
 
 /// The shortest conversation of each kind of failure, and how many there are.

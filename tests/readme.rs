@@ -7,10 +7,21 @@ use std::process::Command;
 
 const README: &str = include_str!("../README.md");
 /// Where the limits are named.
-const SOURCES: [&str; 3] = [
-    include_str!("../src/imap/session/mod.rs"),
+const SOURCES: [&str; 14] = [
+    include_str!("../src/admin.rs"),
+    include_str!("../src/admission.rs"),
+    include_str!("../src/imap/identity.rs"),
+    include_str!("../src/imap/recovery.rs"),
+    include_str!("../src/imap/session/recover.rs"),
     include_str!("../src/connection.rs"),
+    include_str!("../src/connection/leg.rs"),
+    include_str!("../src/imap/mod.rs"),
+    include_str!("../src/imap/session/mod.rs"),
     include_str!("../src/proxy.rs"),
+    include_str!("../src/journal.rs"),
+    include_str!("../src/journal/entry.rs"),
+    include_str!("../src/journal/file.rs"),
+    include_str!("../src/journal/keeper.rs"),
 ];
 
 /// From a heading to the next one.
@@ -114,6 +125,19 @@ fn the_limits_table_is_the_programs() {
     assert_eq!(named, SOURCES.into_iter().flat_map(constants).collect());
 }
 
+#[test]
+fn each_limit_that_is_counted_is_explained() {
+    let metrics = String::from_utf8(Metrics::default().text()).expect("text");
+    let families = families(&metrics);
+    let hits =
+        families.iter().find(|f| f.name == "imapmove_limit_hits_total").expect("is there from the start");
+    let settings = TABLE.iter().map(|setting| setting.name().replace('-', "_"));
+    let constants = SOURCES.into_iter().flat_map(constants).map(|(name, _)| name.to_lowercase());
+    let known: BTreeSet<String> = settings.chain(constants).chain(["descriptors".into()]).collect();
+    let unknown: Vec<_> = hits.labels["limit"].iter().filter(|name| !known.contains(**name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
 /// A limit as the README writes it: in octets, in nanoseconds, or as a number.
 fn written(text: &str) -> u128 {
     let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
@@ -135,13 +159,14 @@ fn constants(source: &str) -> impl Iterator<Item = (&str, u128)> {
             line.strip_prefix("pub ").unwrap_or(line).strip_prefix("const ")?.split_once(": ")?;
         let (kind, value) = rest.strip_suffix(';')?.split_once(" = ")?;
         let (call, factor) = match kind {
-            "usize" => ("", 1),
+            "usize" | "u64" => ("", 1),
             "Duration" if value.contains("from_millis") => ("Duration::from_millis", 1_000_000),
             "Duration" => ("Duration::from_secs", 1_000_000_000),
             _ => return None,
         };
         let value = value.strip_prefix(call)?.trim_matches(['(', ')']);
-        let factors = value.split(" * ").map(|factor| factor.parse::<u128>().expect("a number"));
+        let factors =
+            value.split(" * ").map(|factor| factor.replace('_', "").parse::<u128>().expect("a number"));
         Some((name, factors.product::<u128>() * factor))
     })
 }

@@ -61,6 +61,22 @@ impl Value for PathBuf {
     }
 }
 
+/// The path of a folder. Whether there is one shows when it is opened.
+pub struct Folder;
+
+impl Value for Folder {
+    type Parsed = PathBuf;
+    const PLACEHOLDER: &'static str = "DIR";
+
+    fn expected() -> String {
+        "the path of a folder".to_string()
+    }
+
+    fn parse(text: &str) -> Option<PathBuf> {
+        Some(text.into())
+    }
+}
+
 impl Value for bool {
     type Parsed = bool;
     const PLACEHOLDER: &'static str = "true|false";

@@ -11,16 +11,20 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
-/// After so much silence the kernel asks whether the peer is still there, and again at this interval (Linux: nine times).
-const KEEP_ALIVE: Duration = Duration::from_secs(300);
-/// See [`KEEP_ALIVE`].
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// After so much silence the kernel asks whether the peer is still there, and again at this interval
+/// (Linux: nine times).
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(300);
+/// See [`TCP_KEEP_ALIVE`].
+const TCP_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The kernel takes no more octets for a peer while so many have not been sent (Linux). Else it takes megabytes, and a
+/// slow peer takes nothing, as far as can be seen from here, until a good part of them is gone.
+const UNSENT: usize = 128 * 1024;
 /// A peer must take the last octets within this time.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 /// After our end of the stream, the peer's is awaited so long and no longer.
 const LINGER: Duration = Duration::from_secs(2);
 /// Of what the peer still sends in that time, so many octets are read and thrown away.
-const LINGER_OCTETS: u64 = 1 << 20;
+const LINGER_OCTETS: usize = 1024 * 1024;
 
 /// One leg of a connection.
 pub(super) struct Leg {
@@ -44,8 +48,11 @@ impl Leg {
         // Without it, a short command after another waits for the peer's delayed acknowledgement, 40 ms.
         let _ = stream.set_nodelay(true);
         // A peer that vanished without a word does not hold its session for ever.
-        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE_INTERVAL);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
+        let keep_alive = TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE_INTERVAL);
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_keepalive(&keep_alive);
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let _ = socket.set_tcp_notsent_lowat(UNSENT as u32);
         Leg { stream: Stream::Plain(stream), ended: false, unflushed: false }
     }
 
@@ -139,7 +146,7 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, rest: &[u8]
     let Ok(Ok(())) = timeout(LAST_WRITE, last).await else { return };
     if !ended {
         let mut ignored = tokio::io::sink();
-        let mut rest = stream.take(LINGER_OCTETS);
+        let mut rest = stream.take(LINGER_OCTETS as u64);
         let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut ignored)).await;
     }
 }

@@ -114,6 +114,12 @@ pub fn select_mailbox(i: &[u8]) -> Option<Mailbox> {
     matches!(rest.first(), None | Some(b' ')).then_some(mailbox)
 }
 
+/// `userid = astring`, from behind the verb of LOGIN up to where the password begins.
+pub fn login_user(i: &[u8]) -> Option<Vec<u8>> {
+    let (rest, user) = preceded(char(' '), mailbox).parse(i).ok()?;
+    matches!(rest.first(), None | Some(b' ')).then_some(user.octets)
+}
+
 /// `resp-text-code = atom [SP 1*<any TEXT-CHAR except "]">]`: its name and its argument.
 pub fn response_code(i: &[u8]) -> Parsed<'_, (&[u8], &[u8])> {
     let name = take_while1(|c| c != b' ' && c != b']');
@@ -182,6 +188,48 @@ pub fn fetched_state(i: &[u8]) -> Option<FetchedState> {
         uid: items.iter().flatten().next().copied(),
         more: items.iter().any(Option::is_none),
     })
+}
+
+/// What a message is recognised by: what COPY does not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description<'a> {
+    pub uid: u32,
+    pub size: &'a [u8],
+    /// INTERNALDATE as it was written.
+    pub date: &'a [u8],
+    pub flags: Vec<&'a [u8]>,
+}
+
+/// The answer to `FETCH (UID FLAGS INTERNALDATE RFC822.SIZE)`, in any order and case; MODSEQ is passed over.
+pub fn description(i: &[u8]) -> Option<Description<'_>> {
+    enum Item<'a> {
+        Uid(u32),
+        Size(&'a [u8]),
+        Date(&'a [u8]),
+        Flags(&'a [u8]),
+        Other,
+    }
+    let uid = map(preceded(tag_no_case("UID "), nz_number), Item::Uid);
+    let size = map(preceded(tag_no_case("RFC822.SIZE "), digit1), Item::Size);
+    let quoted_date = delimited(char('"'), take_till(|c| c == b'"'), char('"'));
+    let date = map(preceded(tag_no_case("INTERNALDATE "), quoted_date), Item::Date);
+    let list = delimited(char('('), take_while(|c| c != b'(' && c != b')'), char(')'));
+    let flags = map(preceded(tag_no_case("FLAGS "), list), Item::Flags);
+    let modseq = value((), (tag_no_case("MODSEQ ("), digit1, char(')')));
+    let item = alt((uid, size, date, flags, map(modseq, |()| Item::Other)));
+    let items = delimited(char('('), separated_list1(char(' '), item), char(')'));
+    let (_, items) = all_consuming(items).parse(i).ok()?;
+    let (mut uid, mut size, mut date, mut flags) = (None, None, None, None);
+    for item in items {
+        match item {
+            Item::Uid(n) => uid = Some(n),
+            Item::Size(n) => size = Some(n),
+            Item::Date(text) => date = Some(text),
+            Item::Flags(list) => flags = Some(list.split(|c| *c == b' ').filter(|f| !f.is_empty()).collect()),
+            Item::Other => {}
+        }
+    }
+    Some(Description { uid: uid?, size: size?, date: date?, flags: flags? })
 }
 
 /// `myrights-response = "MYRIGHTS" SP mailbox SP rights` (RFC 4314): the rights, its last word.

@@ -6,17 +6,22 @@
 mod capability;
 mod command;
 mod grammar;
+mod identity;
 mod mailbox;
 mod own_command;
 mod proof;
+mod recovery;
 mod response;
 pub(crate) mod scan;
+mod searched;
+mod selected;
 mod sequence;
 mod session;
 mod translation;
 
 pub use session::Session;
 
+use std::fmt;
 use std::time::Duration;
 
 /// One of the two legs of a session.
@@ -62,7 +67,8 @@ pub struct Settings {
     /// Lists before login get `MOVE` too: the operator wants it and a login has shown that this upstream
     /// qualifies (CAP-2, [`Notice::Qualifies`]).
     pub advertise_before_login: bool,
-    /// A MOVE waits until the journal has its records (FAULT-4).
+    /// A MOVE of a user who is known waits before it copies: for its turn, and for the journal where one is kept; so
+    /// does a SELECT (FAULT-4).
     pub journal: bool,
     /// The longest command line that the gateway writes of its own, in octets (MOVE-8).
     pub max_line: usize,
@@ -70,6 +76,11 @@ pub struct Settings {
     pub move_timeout: Duration,
     /// How long the upstream may take for its greeting and STARTTLS (WIRE-9).
     pub greeting_timeout: Duration,
+    /// How long the client may take to log in, from the beginning of the session.
+    pub login_timeout: Duration,
+    /// How long both peers may be silent after the login while the client waits for no answer (RFC 9051 section 5.4:
+    /// 30 minutes at least).
+    pub idle_timeout: Duration,
 }
 
 /// The upstream must have greeted, and be in TLS where that is demanded, within this time (WIRE-9).
@@ -86,6 +97,8 @@ impl Default for Settings {
             max_line: 8_000,
             move_timeout: Duration::from_secs(30),
             greeting_timeout: GREETING_TIMEOUT,
+            login_timeout: Duration::from_secs(3 * 60),
+            idle_timeout: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -105,6 +118,18 @@ pub enum Notice {
     /// What must be on disk before the MOVE goes on, or, at its end, may be forgotten (FAULT-4). Only with
     /// [`Settings::journal`]; the session waits for [`Session::persisted`] where the record says so.
     Journal(Record),
+    /// Before a SELECT: which MOVEs of this user's are unfinished? The session waits for [`Session::recover`].
+    /// Only with [`Settings::journal`].
+    Owes(Owner),
+    /// A MOVE that [`Session::recover`] was given has been dealt with.
+    Recovered {
+        /// Its [`Unfinished::id`].
+        id: u64,
+        /// What came of it.
+        result: Recovered,
+        /// Messages that were removed from the source.
+        messages: u32,
+    },
     /// A MOVE has begun.
     MoveStarted,
     /// A MOVE has its tagged reply.
@@ -118,6 +143,11 @@ pub enum Notice {
         /// From the command to its tagged reply.
         took: Duration,
     },
+    /// Copies were to be removed again, of messages that did not leave the source (FAULT-1).
+    Undo {
+        /// All of them are.
+        whole: bool,
+    },
     /// The session ended for a reason of the gateway's own, which the client got in a BYE where one could be said.
     Ended {
         /// In one line, without octets of either peer.
@@ -130,29 +160,84 @@ pub enum Notice {
         /// What was wrong.
         breach: Breach,
     },
+    /// A limit was met; what came of it is in the limit's description.
+    LimitMet(Limit),
+}
+
+/// Whose mail it is: a record is for the same user alone, in the same state (FAULT-4).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The authorisation identity, in the octets of the login.
+    pub user: Vec<u8>,
+    /// `UTF8=ACCEPT` was enabled: mailbox names mean something else then (RFC 6855).
+    pub utf8: bool,
+}
+
+/// A name is nobody's business.
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner")
+    }
 }
 
 /// What the journal keeps of a MOVE, so that a later session can finish it (FAULT-4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// COPY is about to be sent. The session waits.
-    Intent {
-        /// The selected mailbox, if its name is known.
-        source: Option<Vec<u8>>,
-        /// The source's UIDVALIDITY, if the upstream has told it.
-        source_validity: Option<u32>,
-        /// The target mailbox.
-        target: Vec<u8>,
-        /// The UIDs to be moved, as a set (RFC 9051 section 9).
-        uids: String,
-    },
+    Intent(Intent),
     /// STORE is about to be sent. The session waits.
     Copied {
         /// The line `* OK [COPYUID ...]` (RFC 4315) that proves the copies; `None` if no one line can.
         copyuid: Option<Vec<u8>>,
     },
+    /// The copies of what did not leave the source are about to be removed: this MOVE is never finished. The
+    /// session waits.
+    Undo,
     /// The MOVE has its end: nothing of it is left to do.
     Ended,
+}
+
+/// A MOVE that is about to copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The selected mailbox, if its name is known.
+    pub source: Option<Vec<u8>>,
+    /// The source's UIDVALIDITY, if the upstream has told it.
+    pub source_validity: Option<u32>,
+    /// The target mailbox.
+    pub target: Vec<u8>,
+    /// The UIDs to be moved, as a set (RFC 9051 section 9).
+    pub uids: String,
+}
+
+/// A MOVE whose session died between the proof of its copies and its end: one that can be finished (FAULT-4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// By which [`Notice::Recovered`] names it.
+    pub id: u64,
+    /// The mailbox that the messages were to leave.
+    pub source: Vec<u8>,
+    /// Its UIDVALIDITY.
+    pub source_validity: u32,
+    /// The mailbox that has the copies.
+    pub target: Vec<u8>,
+    /// The line `* OK [COPYUID ...]` that proves them.
+    pub copyuid: Vec<u8>,
+}
+
+/// What came of an [`Unfinished`] MOVE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Recovered {
+    /// No message of it is in both mailboxes any more.
+    Finished,
+    /// Something was not as it was: of what differs nothing was touched, and it is not tried again.
+    Stale,
+    /// It could not be brought to its end: a later session may.
+    Later,
+    /// There was no time for it: a later session may.
+    NotTried,
 }
 
 /// How a MOVE ended.
@@ -166,6 +251,8 @@ pub enum Outcome {
     Refused,
     /// NO: some messages are where the text says (FAULT-1, MOVE-6).
     Incomplete,
+    /// NO: what could not leave the source has no copy in the target any more (FAULT-1).
+    Undone,
     /// The upstream went away or hung (FAULT-3).
     UpstreamLost,
 }
@@ -181,8 +268,8 @@ pub enum Breach {
     ClearOctets,
     /// The upstream: a first line that is no greeting (WIRE-9).
     NoGreeting,
-    /// Either: silence for longer than the limit. The upstream's greeting or answer, or a client that takes nothing during
-    /// a MOVE (WIRE-9, FAULT-2, FAULT-3).
+    /// Either: silence for longer than the limit. The upstream's greeting or answer, or a peer that takes nothing
+    /// (WIRE-9, FAULT-2, FAULT-3).
     Silence,
     /// The upstream: a tagged reply that nobody asked for (WIRE-1).
     UnaskedReply,
@@ -216,6 +303,56 @@ impl Breach {
             Breach::UnaskedReply => "unasked_reply",
             Breach::UnreadableVanished => "unreadable_vanished",
             Breach::EndlessLiteral => "endless_literal",
+        }
+    }
+}
+
+/// A limit of a session, where it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// No login within [`Settings::login_timeout`]; the session ended.
+    LoginTimeout,
+    /// Both peers were silent for [`Settings::idle_timeout`], or for a day in a command; the session ended.
+    IdleTimeout,
+    /// A longer line before login, which was refused.
+    LineBeforeLogin,
+    /// A command, or an answer to SASL, that has to be understood and is too long; it was refused, or the session
+    /// ended (WIRE-4).
+    Understood,
+    /// So many commands in progress; the next ones wait.
+    Pipelined,
+    /// So many lines in a row that are no commands; the session ended.
+    BadInARow,
+    /// The client took nothing for so long during a MOVE; it counts as gone (FAULT-2).
+    ClientStall,
+    /// A peer took nothing for so long; the session ended.
+    WriteStall,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Limit; 8] = [
+        Limit::LoginTimeout,
+        Limit::IdleTimeout,
+        Limit::LineBeforeLogin,
+        Limit::Understood,
+        Limit::Pipelined,
+        Limit::BadInARow,
+        Limit::ClientStall,
+        Limit::WriteStall,
+    ];
+
+    /// Its name in metrics: that of the setting or of the constant.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::LoginTimeout => "login_timeout",
+            Limit::IdleTimeout => "idle_timeout",
+            Limit::LineBeforeLogin => "line_before_login",
+            Limit::Understood => "understood",
+            Limit::Pipelined => "pipelined",
+            Limit::BadInARow => "bad_in_a_row",
+            Limit::ClientStall => "client_stall",
+            Limit::WriteStall => "write_stall",
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use super::capability::{Capabilities, Uidplus};
 use super::mailbox::{Mailbox, Wire};
-use super::proof::Copied;
+use super::proof::Doubled;
+use super::selected::ReadOnly;
 use super::sequence::{NumberSet, UidSet};
 
 /// What a command of the gateway's own is for: its reply is known by this.
@@ -23,6 +24,11 @@ pub(super) enum Purpose {
     Noop,
     SearchLeft,
     FetchFlags,
+    Unflag,
+    /// SELECT or EXAMINE.
+    Open,
+    Describe,
+    Close,
 }
 
 /// A command of the gateway's own, without its tag and without the CR LF at its end. Between two parts it
@@ -121,14 +127,14 @@ impl Writer {
         )
     }
 
-    /// `UID STORE copied +FLAGS.SILENT (\Deleted)`: only what an accepted COPY has named.
-    pub fn store(&self, copied: &Copied) -> Flight {
-        self.each(copied.uids(), Purpose::Store, |s| format!("UID STORE {s} +FLAGS.SILENT (\\Deleted)"))
+    /// `UID STORE doubled +FLAGS.SILENT (\Deleted)`: only what is in another place too.
+    pub fn store(&self, doubled: &impl Doubled) -> Flight {
+        self.each(doubled.uids(), Purpose::Store, |s| format!("UID STORE {s} +FLAGS.SILENT (\\Deleted)"))
     }
 
-    /// `UID EXPUNGE copied`: never a bare EXPUNGE, and only what an accepted COPY has named.
-    pub fn expunge(&self, _has: Uidplus, copied: &Copied) -> Flight {
-        self.each(copied.uids(), Purpose::Expunge, |s| format!("UID EXPUNGE {s}"))
+    /// `UID EXPUNGE doubled`: never a bare EXPUNGE, and only what is in another place too.
+    pub fn expunge(&self, _has: Uidplus, doubled: &impl Doubled) -> Flight {
+        self.each(doubled.uids(), Purpose::Expunge, |s| format!("UID EXPUNGE {s}"))
     }
 
     /// `NOOP`: so that the upstream tells, and knows, what others have removed.
@@ -139,6 +145,36 @@ impl Writer {
     /// `UID SEARCH UID set`: which are still there.
     pub fn search(&self, set: &UidSet) -> Flight {
         self.each(set, Purpose::SearchLeft, |s| format!("UID SEARCH UID {s}"))
+    }
+
+    /// `UID STORE set -FLAGS.SILENT (\Deleted)`: takes the flag off again.
+    pub fn unflag(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::Unflag, |s| format!("UID STORE {s} -FLAGS.SILENT (\\Deleted)"))
+    }
+
+    /// `UID SEARCH UID set UNDELETED`: which are there and not flagged.
+    pub fn search_undeleted(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::SearchLeft, |s| format!("UID SEARCH UID {s} UNDELETED"))
+    }
+
+    /// `SELECT mailbox`.
+    pub fn select(&self, mailbox: &Mailbox) -> OwnCommand {
+        OwnCommand::with_mailbox(Purpose::Open, "SELECT ", mailbox, &self.capabilities)
+    }
+
+    /// `EXAMINE mailbox`.
+    pub fn examine(&self, mailbox: &Mailbox) -> OwnCommand {
+        OwnCommand::with_mailbox(Purpose::Open, "EXAMINE ", mailbox, &self.capabilities)
+    }
+
+    /// `CLOSE`: it removes nothing from a mailbox that is read-only.
+    pub fn close(&self, _so: ReadOnly) -> OwnCommand {
+        OwnCommand::new(Purpose::Close, "CLOSE")
+    }
+
+    /// `UID FETCH set (UID FLAGS INTERNALDATE RFC822.SIZE)`: what a message and its copy have in common.
+    pub fn describe(&self, set: &UidSet) -> Flight {
+        self.each(set, Purpose::Describe, |s| format!("UID FETCH {s} (UID FLAGS INTERNALDATE RFC822.SIZE)"))
     }
 
     /// `UID FETCH set (UID FLAGS)`: for the client, of messages that stay (MOVE-10).

@@ -4,19 +4,43 @@ use super::grammar;
 use super::response::Status;
 use super::sequence::{Collected, UidSet};
 
-/// Messages that are proved to be in the target: an accepted COPY named them. Made here alone, and STORE
+/// Messages of the selected mailbox of which there is another in another place. Made in this file alone, and STORE
 /// and UID EXPUNGE can be written for nothing else.
+pub trait Doubled {
+    /// Their UIDs.
+    fn uids(&self) -> &UidSet;
+}
+
+/// Messages that are proved to be in the target: an accepted COPY named them.
 #[derive(Clone, Debug)]
 pub struct Copied(UidSet);
+
+/// Copies in the target whose messages were seen in the source (FAULT-1).
+#[derive(Clone, Debug)]
+pub struct Spare(UidSet);
+
+impl Doubled for Copied {
+    fn uids(&self) -> &UidSet {
+        &self.0
+    }
+}
+
+impl Doubled for Spare {
+    fn uids(&self) -> &UidSet {
+        &self.0
+    }
+}
 
 impl Copied {
     fn by(proofs: &[Copyuid]) -> Option<Copied> {
         UidSet::normalise(proofs.iter().flat_map(|proof| proof.source.ranges().iter().copied())).map(Copied)
     }
 
-    /// Their UIDs in the source.
-    pub fn uids(&self) -> &UidSet {
-        &self.0
+    /// Messages that a dead session had proved to be copied and whose copies were looked at again: those that are
+    /// `alike` (FAULT-4).
+    pub fn compared(pairs: &Pairs, alike: impl Fn(u32, u32) -> bool) -> Option<Copied> {
+        let kept = pairs.each().filter(|(message, copy)| alike(*message, *copy));
+        UidSet::normalise(kept.map(|(message, _)| (message, message))).map(Copied)
     }
 
     /// Those of them that are in `set`.
@@ -25,10 +49,122 @@ impl Copied {
     }
 }
 
+/// Messages that a UID SEARCH has found in the source.
+#[derive(Clone, Debug)]
+pub struct Found(UidSet);
+
+impl Found {
+    /// What an answered search names.
+    pub fn by_search(set: UidSet) -> Found {
+        Found(set)
+    }
+
+    /// Their UIDs.
+    pub fn uids(&self) -> &UidSet {
+        &self.0
+    }
+}
+
+/// Which copy is whose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pairs {
+    /// The target's UIDVALIDITY.
+    pub validity: u32,
+    runs: Vec<Run>,
+}
+
+/// Neighbours in both mailboxes: message `source + k` has the copy `target + k`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    source: u32,
+    target: u32,
+    count: u32,
+}
+
+impl Pairs {
+    /// Both lists name as many UIDs, each range ascending.
+    fn zip(validity: u32, source: &[(u32, u32)], target: &[(u32, u32)]) -> Pairs {
+        let (mut source, mut target) = (source.iter().copied(), target.iter().copied());
+        let (mut runs, mut left, mut right) = (Vec::new(), source.next(), target.next());
+        while let (Some((from, from_end)), Some((to, to_end))) = (left, right) {
+            let more = (from_end - from).min(to_end - to);
+            runs.push(Run { source: from, target: to, count: more + 1 });
+            let rest = |at: u32, end: u32| (end - at > more).then(|| (at + more + 1, end));
+            left = rest(from, from_end).or_else(|| source.next());
+            right = rest(to, to_end).or_else(|| target.next());
+        }
+        Pairs { validity, runs }
+    }
+
+    /// All of them in one, if they are of one target and no copy stands there twice.
+    fn merge(proofs: &[Copyuid]) -> Option<Pairs> {
+        let validity = proofs.first()?.pairs.validity;
+        let runs: Vec<_> = proofs.iter().flat_map(|proof| proof.pairs.runs.iter().copied()).collect();
+        let pairs = Pairs { validity, runs };
+        let one_target = proofs.iter().all(|proof| proof.pairs.validity == validity);
+        (one_target && pairs.copies().is_some_and(|all| all.count() == pairs.count())).then_some(pairs)
+    }
+
+    /// Reads the line `* OK [COPYUID ...]` that the journal has kept.
+    pub fn read(line: &[u8]) -> Option<Pairs> {
+        use super::response::{Response, Untagged};
+        match Response::parse(line) {
+            Response::Untagged(Untagged::Status(status)) => {
+                Copyuid::parse(status.code("COPYUID")?).map(|copyuid| copyuid.pairs)
+            }
+            _ => None,
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// The messages' UIDs in the source.
+    pub fn messages(&self) -> Option<UidSet> {
+        UidSet::normalise(self.runs.iter().map(|run| (run.source, run.source + (run.count - 1))))
+    }
+
+    /// Whether a UID is among the messages and among the copies.
+    pub fn meet(&self) -> bool {
+        self.messages().zip(self.copies()).is_some_and(|(messages, copies)| messages.meets(&copies))
+    }
+
+    fn each(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.runs.iter().flat_map(|run| (0..run.count).map(|k| (run.source + k, run.target + k)))
+    }
+
+    /// The copies' UIDs.
+    pub fn copies(&self) -> Option<UidSet> {
+        UidSet::normalise(self.runs.iter().map(|run| (run.target, run.target + (run.count - 1))))
+    }
+
+    /// The copies of what was found in the source.
+    pub fn spare(&self, found: &Found) -> Option<Spare> {
+        partners(&found.0, self.runs.iter().map(|run| (run.source, run.target, run.count))).map(Spare)
+    }
+
+    /// The messages whose copies these are.
+    pub fn sources(&self, copies: &UidSet) -> Option<UidSet> {
+        partners(copies, self.runs.iter().map(|run| (run.target, run.source, run.count)))
+    }
+}
+
+/// What stands across from `set`, in runs of neighbours: (there, across, how many).
+fn partners(set: &UidSet, runs: impl Iterator<Item = (u32, u32, u32)>) -> Option<UidSet> {
+    let of_run = |(there, across, count): (u32, u32, u32)| {
+        let here = UidSet::normalise([(there, there + (count - 1))])?.intersection(set)?;
+        let partner = |uid: u32| across + (uid - there);
+        Some(here.ranges().iter().map(|(a, b)| (partner(*a), partner(*b))).collect::<Vec<_>>())
+    };
+    UidSet::normalise(runs.filter_map(of_run).flatten())
+}
+
 /// `COPYUID` as the upstream wrote it: pairs stay in its order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Copyuid {
-    validity: u32,
+    pairs: Pairs,
     source: UidSet,
     source_text: Vec<u8>,
     target_text: Vec<u8>,
@@ -41,12 +177,12 @@ impl Copyuid {
         let length =
             |ranges: &[(u32, u32)]| -> u64 { ranges.iter().map(|(a, b)| u64::from(b - a) + 1).sum() };
         let asked = length(&source);
-        let source = UidSet::normalise(source)?;
-        // A UID that stands there twice was copied twice.
-        let proves = asked == length(&target) && asked == source.count();
+        let both = (UidSet::normalise(source.iter().copied())?, UidSet::normalise(target.iter().copied())?);
+        // A UID that stands there twice was copied twice, or is the copy of two messages.
+        let proves = asked == length(&target) && asked == both.0.count() && asked == both.1.count();
         proves.then(|| Copyuid {
-            validity,
-            source,
+            pairs: Pairs::zip(validity, &source, &target),
+            source: both.0,
             source_text: source_text.to_vec(),
             target_text: target_text.to_vec(),
         })
@@ -109,6 +245,8 @@ pub struct Proof {
     pub copied: Copied,
     /// For the client, if there is one line that is true of all (MOVE-9).
     pub copyuid: Option<Vec<u8>>,
+    /// Which copy is whose, if all are in one target.
+    pub pairs: Option<Pairs>,
 }
 
 impl Copies {
@@ -153,7 +291,8 @@ impl Copies {
     /// What is proved: by at most one COPYUID for each COPY, of UIDs that were asked for.
     pub fn proof(&self) -> Option<Proof> {
         let proofs: Vec<_> = self.chunks.iter().filter_map(|chunk| self.proof_of(chunk)).collect();
-        Copied::by(&proofs).map(|copied| Proof { copied, copyuid: copyuid_line(&proofs) })
+        let copied = Copied::by(&proofs)?;
+        Some(Proof { copied, copyuid: copyuid_line(&proofs), pairs: Pairs::merge(&proofs) })
     }
 
     fn proof_of(&self, chunk: &Chunk) -> Option<Copyuid> {
@@ -208,12 +347,72 @@ impl Copies {
 /// (MOVE-9).
 fn copyuid_line(proofs: &[Copyuid]) -> Option<Vec<u8>> {
     let first = proofs.first()?;
-    let same = proofs.iter().all(|proof| proof.validity == first.validity);
+    let same = proofs.iter().all(|proof| proof.pairs.validity == first.pairs.validity);
     let join = |text: fn(&Copyuid) -> &[u8]| proofs.iter().map(text).collect::<Vec<_>>().join(&b","[..]);
-    let mut line = format!("* OK [COPYUID {} ", first.validity).into_bytes();
+    let mut line = format!("* OK [COPYUID {} ", first.pairs.validity).into_bytes();
     line.extend(join(|proof| &proof.source_text));
     line.push(b' ');
     line.extend(join(|proof| &proof.target_text));
     line.extend_from_slice(b"] Moved\r\n");
     same.then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A list as an upstream might write it: ranges that do not meet, in any order.
+    fn list() -> impl Strategy<Value = Vec<(u32, u32)>> {
+        let ranges = prop::collection::vec((1u32..5, 0u32..4), 1..8);
+        let spread = ranges.prop_map(|ranges| {
+            let mut at = 0;
+            let place = |(gap, more): (u32, u32)| {
+                let low = at + gap;
+                at = low + more;
+                (low, at)
+            };
+            ranges.into_iter().map(place).collect::<Vec<_>>()
+        });
+        spread.prop_shuffle()
+    }
+
+    proptest! {
+        #[test]
+        fn fault_1_the_copy_of_each_message_agrees_with_a_naive_twin(
+            source in list(), target in list(), found in prop::collection::btree_set(1u32..40, 1..20),
+        ) {
+            let members = |ranges: &[(u32, u32)]| ranges.iter().flat_map(|(a, b)| *a..=*b).collect::<Vec<_>>();
+            let cut = members(&source).len().min(members(&target).len());
+            let one_by_one = |list: &[(u32, u32)]| members(list)[..cut].iter().map(|n| (*n, *n)).collect::<Vec<_>>();
+            // One side in ranges as long as they may be, the other one by one.
+            let pairs = if members(&source).len() == cut {
+                Pairs::zip(1, &source, &one_by_one(&target))
+            } else {
+                Pairs::zip(1, &one_by_one(&source), &target)
+            };
+            let twin: Vec<(u32, u32)> = members(&source).into_iter().zip(members(&target)).collect();
+            prop_assert_eq!(pairs.count(), cut as u64);
+            let set = UidSet::normalise(found.iter().map(|n| (*n, *n))).unwrap();
+            let expected = twin.iter().filter(|(s, _)| found.contains(s)).map(|(_, t)| (*t, *t));
+            let spare = pairs.spare(&Found::by_search(set.clone())).map(|spare| spare.uids().clone());
+            prop_assert_eq!(&spare, &UidSet::normalise(expected));
+            let back = spare.and_then(|spare| pairs.sources(&spare));
+            prop_assert_eq!(back, UidSet::normalise(twin.iter().map(|(s, _)| (*s, *s))).unwrap().intersection(&set));
+        }
+    }
+
+    #[test]
+    fn fault_1_pairs_are_read_from_the_line_that_was_written() {
+        let pairs = Pairs::read(b"* OK [COPYUID 7 2,4:5 9:10,3] Moved\r\n").unwrap();
+        assert_eq!(
+            (pairs.validity, pairs.count(), pairs.copies().unwrap().to_string()),
+            (7, 3, "3,9:10".into())
+        );
+        for bad in
+            [&b"* OK Moved\r\n"[..], b"* OK [COPYUID 7 2 3:4] x\r\n", b"* OK [COPYUID 7 2:3 4,4] x\r\n", b""]
+        {
+            assert_eq!(Pairs::read(bad), None, "{}", bad.escape_ascii());
+        }
+    }
 }

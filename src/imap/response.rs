@@ -76,6 +76,8 @@ pub enum Untagged<'a> {
     Status(Status<'a>),
     /// `* CAPABILITY ...`: from behind the name.
     Capability(&'a [u8]),
+    /// `* ENABLED ...` (RFC 5161): from behind the name.
+    Enabled(&'a [u8]),
     /// `* n EXISTS`
     Exists(u32),
     /// `* n EXPUNGE`
@@ -90,6 +92,8 @@ pub enum Untagged<'a> {
     Search(&'a [u8]),
     /// `* MYRIGHTS ...` (RFC 4314).
     MyRights,
+    /// `* FLAGS ...`, `* n RECENT`: what a SELECT tells besides.
+    Opening,
     /// Anything else.
     Other,
 }
@@ -134,6 +138,8 @@ impl<'a> Untagged<'a> {
             () if word.eq_ignore_ascii_case(b"CAPABILITY") => Untagged::Capability(rest),
             () if word.eq_ignore_ascii_case(b"SEARCH") => Untagged::Search(rest),
             () if word.eq_ignore_ascii_case(b"MYRIGHTS") => Untagged::MyRights,
+            () if word.eq_ignore_ascii_case(b"FLAGS") => Untagged::Opening,
+            () if word.eq_ignore_ascii_case(b"ENABLED") => Untagged::Enabled(rest),
             () if word.eq_ignore_ascii_case(b"VANISHED") => match grammar::vanished(rest) {
                 Some((true, _)) => Untagged::Other,
                 Some((false, uids)) => UidSet::normalise(uids).map_or(Untagged::Other, Untagged::Vanished),
@@ -147,6 +153,7 @@ impl<'a> Untagged<'a> {
         let Some((n, word, rest)) = grammar::numbered(text) else { return Untagged::Other };
         match () {
             () if word.eq_ignore_ascii_case(b"EXISTS") => Untagged::Exists(n),
+            () if word.eq_ignore_ascii_case(b"RECENT") => Untagged::Opening,
             // There is no message 0: nothing was removed.
             () if n > 0 && word.eq_ignore_ascii_case(b"EXPUNGE") => Untagged::Expunge(n),
             () if word.eq_ignore_ascii_case(b"FETCH") => Untagged::Fetch(n, rest.trim_ascii()),

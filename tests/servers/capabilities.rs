@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 
 on_servers!(lists_are_rewritten_in_every_place: dovecot DOVECOT, courier COURIER, cyrus CYRUS,
     dovecot_native DOVECOT_NATIVE, cyrus_native CYRUS_NATIVE, dovecot_without_uidplus DOVECOT_WITHOUT_UIDPLUS);
-on_servers!(without_uidplus_there_is_no_move: dovecot DOVECOT_WITHOUT_UIDPLUS);
 on_servers!(native_move_passes_untouched: dovecot DOVECOT_NATIVE, cyrus CYRUS_NATIVE);
 
 /// The lists of one session, by place.
@@ -99,17 +98,6 @@ fn list_in(line: &str) -> Option<List> {
     let list =
         line.strip_prefix("* CAPABILITY ").or(line.split_once("[CAPABILITY ").map(|(_, list)| list))?;
     Some(list.split([']', '\r']).next()?.split_whitespace().map(str::to_owned).collect())
-}
-
-/// CAP-4.
-fn without_uidplus_there_is_no_move(kind: Kind) {
-    let (route, mut client) = crate::selected(kind, 3);
-    for command in ["UID MOVE 1 Target", "MOVE 1 Target"] {
-        let reply = client.command(command);
-        assert!(reply.tagged.starts_with(b"NO [CANNOT] "), "{command}: {}", reply.status());
-        assert_eq!(reply.lines(), [""; 0], "{command}: nothing happened");
-    }
-    crate::check_untouched(&route, &mut client, 3);
 }
 
 /// CAP-3.

@@ -25,7 +25,9 @@ name=$(id -un)
   fail "run this as root, or as a user whose name has at most 7 letters: Courier's STARTTLS takes no longer one"
 begin "$@"
 
+rm -f auth.sock
 for user in alice bob; do
+  [ -d "home/$user/Maildir" ] && continue # started before
   mkdir -p "home/$user"
   "$PREFIX/usr/bin/maildirmake.courier" "home/$user/Maildir"
   has quota && "$PREFIX/usr/bin/maildirmake.courier" -q 200000S,40C "home/$user/Maildir"

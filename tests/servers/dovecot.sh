@@ -4,6 +4,7 @@
 #   nouidplus  neither MOVE nor UIDPLUS                      mdbox      mail in mdbox, else in Maildir
 #   acl        alice has the mailboxes Locked (no insert), NoDelete (no \Deleted, no expunge) and ReadOnly
 #   quota      200 kB or 40 messages for each user
+#   owncopies  in Maildir, a copy is a file of its own and not a hard link
 # Dovecot only edits its list: it carries out a MOVE or UID EXPUNGE that it does not list.
 . "$(dirname "$0")/common.sh"
 PACKAGES=(dovecot-imapd)
@@ -75,6 +76,7 @@ auth_failure_delay = 0
 imap_capability = $capability
 mail_location = $(has mdbox && echo mdbox || echo maildir):$DIR/mail/%u
 mail_plugins =$plugins
+maildir_copy_with_hardlinks = $(has owncopies && echo no || echo yes)
 mail_max_userip_connections = 200
 protocol imap {
   mail_plugins = \$mail_plugins$imap_plugins

@@ -1,8 +1,10 @@
-//! The gateway in front of real servers: Dovecot, Courier and Cyrus, started on loopback by the recipes beside this
+//! The gateway in front of real servers: Dovecot, Courier, Cyrus and imap4d, started on loopback by the recipes beside this
 //! file. A server that does not start fails its test. `tests/run` installs what they need and runs these tests.
 
 #[path = "../support/client.rs"]
 mod client;
+#[path = "../support/disk.rs"]
+mod disk;
 #[path = "../support/gateway.rs"]
 mod gateway;
 #[path = "../support/mail.rs"]
@@ -15,20 +17,29 @@ mod server;
 mod tap;
 
 mod bad_input;
+mod boundary;
 mod capabilities;
 mod clients;
 mod interruption;
+mod journal;
+mod killed;
 mod like_native;
+mod not_safe;
+mod one_stays;
 mod pass_through;
 mod races;
+mod recovery;
 mod round_trips;
+mod soak;
 mod storm;
 mod tls;
+mod undo;
 
 use client::Client;
 use gateway::Gateway;
+use mail::Listing;
 use server::{Kind, Server};
-use tap::Tap;
+use tap::{Tap, Words};
 
 /// A server, a tap that sees what reaches it, and the gateway in front of both.
 struct Route {
@@ -39,8 +50,13 @@ struct Route {
 
 impl Route {
     fn start(kind: Kind) -> Route {
+        Route::start_hiding(kind, &[])
+    }
+
+    /// The gateway does not get to see these words of the server: see [`Tap::start_hiding`].
+    fn start_hiding(kind: Kind, words: Words) -> Route {
         let server = Server::start(kind);
-        let tap = Tap::start(server.address);
+        let tap = Tap::start_hiding(server.address, words);
         let gateway = Gateway::start(tap.address);
         Route { gateway, tap, server }
     }
@@ -65,6 +81,34 @@ fn seed(server: &Server, count: usize) {
     client.ok("LOGOUT");
 }
 
+/// `Source` with five messages and `Target` with two, of all sorts of flags: `Source1` to `Source5`, and so on.
+fn seed_flagged(server: &Server) {
+    const SOURCE: [&str; 5] = ["", "\\Seen", "\\Flagged \\Answered", "\\Deleted", "\\Seen \\Deleted"];
+    let mut client = server.login();
+    for (mailbox, flags) in [("Source", &SOURCE[..]), ("Target", &["", "\\Deleted"])] {
+        let name = server.kind.mailbox(mailbox);
+        client.ok(&format!("CREATE {name}"));
+        mail::deliver(&mut client, &name, (1..=flags.len()).map(|i| format!("{mailbox}{i}")));
+        client.select(&name);
+        for (i, flags) in flags.iter().enumerate() {
+            client.ok(&format!("STORE {} FLAGS ({flags})", i + 1)); // imap4d's APPEND takes no flags
+        }
+    }
+    client.ok("LOGOUT");
+}
+
+/// What `Source` and `Target` hold.
+fn both(server: &Server) -> (Listing, Listing) {
+    let mut client = server.login();
+    let source = mail::listing(&mut client, &server.kind.mailbox("Source"));
+    (source, mail::listing(&mut client, &server.kind.mailbox("Target")))
+}
+
+/// What alice may do in her mailbox (RFC 4314), on a server with ACL.
+fn set_rights(server: &Server, mailbox: &str, rights: &str) {
+    server.login().ok(&format!("SETACL {} {} {rights}", server.kind.mailbox(mailbox), server.kind.owner()));
+}
+
 /// Nothing was moved, flagged or expunged; the client's view is whole; the server has seen no MOVE.
 fn check_untouched(route: &Route, client: &mut Client, count: usize) {
     let uids = client.ok("UID SEARCH ALL").search();
@@ -79,7 +123,11 @@ fn check_untouched(route: &Route, client: &mut Client, count: usize) {
 
 /// SRV-1: servers carry out a MOVE that they do not list, so the octets that reached them are what counts.
 fn check_no_move(route: &Route) {
-    for command in route.tap.commands() {
+    check_no_move_in(&route.tap.commands());
+}
+
+fn check_no_move_in(commands: &[String]) {
+    for command in commands {
         assert!(!command.starts_with("MOVE") && !command.starts_with("UID MOVE"), "SRV-1: {command}");
     }
 }

@@ -1,8 +1,45 @@
-//! Two clients who want the same message, one after the other: the second finds nothing to move, and goes on.
+//! Clients who want the same messages: one after the other, and at the same moment.
 
 use crate::mail;
 use crate::on_servers;
 use crate::server::Kind;
+
+/// How often two clients race.
+const ROUNDS: u32 = 8;
+
+on_servers!(who_comes_second_makes_no_second_copy: dovecot_maildir DOVECOT, dovecot_mdbox DOVECOT_MDBOX,
+    courier COURIER, cyrus CYRUS);
+
+/// MOVE-13, FAULT-5: two sessions that move the same messages at the same moment take turns.
+fn who_comes_second_makes_no_second_copy(kind: Kind) {
+    let (route, mut first) = crate::selected(kind, 0);
+    let (source, target) = (kind.mailbox("Source"), kind.mailbox("Target"));
+    let mut second = route.gateway.login();
+    let mut direct = route.server.login();
+    for round in 1..=ROUNDS {
+        mail::deliver(&mut direct, &source, (1..=5).map(|i| format!("message{round}-{i}")));
+        for client in [&mut first, &mut second] {
+            client.select(&source);
+        }
+        let command = format!("UID MOVE 1:1000 {target}");
+        let tags = [first.start(&command), second.start(&command)];
+        let replies = [first.finish(&tags[0]), second.finish(&tags[1])];
+        let refused = replies.iter().filter(|reply| !reply.is_ok()).map(|reply| reply.status());
+        // Another word for "not there any more" is lawful for the second.
+        let refused: Vec<_> = refused.collect();
+        assert!(refused.len() < 2 && refused.iter().all(|r| r.contains("EXPUNGEISSUED")), "{refused:?}");
+        let all = mail::contents(&mut direct, &target);
+        assert_eq!(all.len(), 5 * round as usize, "{replies:?}");
+        let once = all.values().all(|copies| *copies == [mail::Flags::new()]);
+        assert!(
+            once,
+            "round {round}: a second copy, or one that is flagged: {all:?}\n{:#?}",
+            route.tap.commands()
+        );
+        assert_eq!(mail::contents(&mut direct, &source).len(), 0);
+    }
+    crate::check_no_move(&route);
+}
 
 on_servers!(what_another_has_moved_is_nothing_to_move: dovecot_maildir DOVECOT, dovecot_mdbox DOVECOT_MDBOX,
     courier COURIER, cyrus CYRUS);

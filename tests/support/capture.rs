@@ -63,6 +63,8 @@ pub enum Event {
     ClientEof,
     /// The upstream connection has gone.
     ServerGone,
+    /// The gateway was told to shut down.
+    Drained,
     /// The run is over: what the upstream session's view holds, if it still has a mailbox selected.
     End {
         view: Option<Vec<u32>>,

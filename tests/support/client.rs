@@ -64,7 +64,8 @@ impl Reply {
 pub struct View(pub Vec<Option<u32>>);
 
 impl View {
-    fn observe(&mut self, line: &[u8]) {
+    /// Takes in a line from the server.
+    pub fn observe(&mut self, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         let words: Vec<&str> = text.split_whitespace().take(3).collect();
         match words[..] {
@@ -237,9 +238,20 @@ impl Client {
         reply
     }
 
+    /// Opens a mailbox read-only. Only how many messages there are is known then.
+    pub fn examine(&mut self, mailbox: &str) -> Reply {
+        self.view = View::default();
+        self.ok(&format!("EXAMINE \"{mailbox}\""))
+    }
+
     /// Appends one message as a synchronising literal.
     pub fn append(&mut self, mailbox: &str, flags: &str, message: &[u8]) {
-        let tag = self.start(&format!("APPEND \"{mailbox}\" ({flags}) {{{}}}", message.len()));
+        self.append_as(mailbox, &format!("({flags})"), message);
+    }
+
+    /// [`append`](Client::append) with flags in parentheses and a date in quotes.
+    pub fn append_as(&mut self, mailbox: &str, attributes: &str, message: &[u8]) {
+        let tag = self.start(&format!("APPEND \"{mailbox}\" {attributes} {{{}}}", message.len()));
         self.until("+");
         self.send(message);
         self.send("\r\n");
@@ -283,7 +295,7 @@ impl Client {
 }
 
 /// The size of the literal that a line announces at its end. Human-readable text announces nothing (WIRE-2).
-fn announced_literal(line: &[u8]) -> Option<usize> {
+pub fn announced_literal(line: &[u8]) -> Option<usize> {
     let line = line.strip_suffix(b"\r\n")?;
     let mut words = line.split(|octet| *octet == b' ');
     let (first, second) = (words.next()?, words.next().unwrap_or_default());

@@ -2,6 +2,7 @@
 
 use crate::client::{self, Client};
 use crate::server::{POLL, Process, free_address, tail};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -32,26 +33,44 @@ impl Gateway {
 
     /// [`start`](Gateway::start) with further settings, such as `("--upstream-tls", "starttls")`.
     pub fn start_with(upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
-        let mut gateway = Gateway::launch(upstream, settings);
-        let address = gateway.address;
-        gateway.wait("logs in", || client::accepts_login(address));
+        Gateway::start_inside(&[], upstream, settings)
+    }
+
+    /// [`start_with`](Gateway::start_with) by a command that runs the one behind it.
+    pub fn start_inside(command: &[String], upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
+        let mut gateway = Gateway::launch(command, upstream, settings);
+        gateway.wait("logs in", |gateway| client::accepts_login(gateway.address).then_some(()));
         gateway
     }
 
     /// Starts the gateway and waits until it takes connections: for an upstream with which no login can succeed.
     pub fn start_in_vain(upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
-        let mut gateway = Gateway::launch(upstream, settings);
-        // Its admin listener opens last, and a connection to it reaches no upstream.
-        let admin = gateway.admin;
-        gateway.wait("listens", || TcpStream::connect(admin).is_ok());
-        gateway
+        Gateway::launch(&[], upstream, settings)
     }
 
-    fn launch(upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
+    fn launch(inside: &[String], upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
+        loop {
+            let mut gateway = Gateway::spawn(inside, upstream, settings);
+            // Its admin listener opens last. A port that another process has got opens too, but not by our log.
+            let opened = gateway.wait("listens", |gateway| {
+                let log = gateway.logged();
+                let opened = log.contains(&format!("listening setting=\"admin\" address={}", gateway.admin));
+                (opened || log.contains("Address already in use")).then_some(opened)
+            });
+            if opened {
+                return gateway;
+            }
+        }
+    }
+
+    fn spawn(inside: &[String], upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
         let (address, admin) = (free_address(), free_address());
         let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
-        let mut command = Command::new("setpriv"); // ends with us, even if we are killed
-        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_imapmove")]);
+        // It ends with us, even if we are killed.
+        let alone = ["setpriv", "--pdeathsig", "KILL", env!("CARGO_BIN_EXE_imapmove")];
+        let words: Vec<&str> = inside.iter().map(String::as_str).chain(alone).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.arg("--upstream").arg(upstream.to_string()).arg("--listen").arg(address.to_string());
         command.arg("--admin").arg(admin.to_string());
         command.args(settings.iter().flat_map(|(name, value)| [name, value]));
@@ -69,6 +88,45 @@ impl Gateway {
         self.process.terminate();
     }
 
+    /// Sends SIGKILL and waits for the end of the process.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Waits until it has noticed that it is to end.
+    pub fn wait_until_draining(&mut self) {
+        let begun = Instant::now();
+        while self.metric("imapmove_draining") == 0.0 {
+            assert!(begun.elapsed() < START, "no drain:\n{}", tail(&self.log()));
+            sleep(POLL);
+        }
+    }
+
+    /// What a metric says, by its name with its labels.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin listener is open");
+        stream.set_read_timeout(Some(START)).expect("a socket option");
+        let request = "GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("the connection takes octets");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("a page of text");
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{page}"))
+    }
+
+    /// All that it has logged.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).expect("a log")
+    }
+
+    /// How the process ended, if it did.
+    pub fn ended(&mut self) -> Option<String> {
+        self.process.ended()
+    }
+
     /// Waits for the end of the process.
     ///
     /// # Panics
@@ -78,10 +136,13 @@ impl Gateway {
         ended.unwrap_or_else(|| panic!("the gateway still runs after {limit:?}:\n{}", tail(&self.log())))
     }
 
-    fn wait(&mut self, what: &str, is_so: impl Fn() -> bool) {
+    fn wait<T>(&mut self, what: &str, find: impl Fn(&Gateway) -> Option<T>) -> T {
         let begun = Instant::now();
-        while !is_so() {
+        loop {
             let ended = self.process.ended();
+            if let Some(found) = find(self) {
+                return found;
+            }
             if ended.is_some() || begun.elapsed() > START {
                 let log = tail(&self.log());
                 panic!("no gateway that {what} ({ended:?}); the tail of its log:\n{log}");
@@ -90,7 +151,8 @@ impl Gateway {
         }
     }
 
-    fn log(&self) -> PathBuf {
+    /// The file that it logs to.
+    pub fn log(&self) -> PathBuf {
         self.folder.path().join("gateway.log")
     }
 }

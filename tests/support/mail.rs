@@ -31,8 +31,11 @@ pub fn contents(client: &mut Client, mailbox: &str) -> BTreeMap<String, Vec<Flag
     contents
 }
 
-/// UID, subject and flags of each message in a mailbox, which is then selected.
-pub fn listing(client: &mut Client, mailbox: &str) -> Vec<(u32, String, Flags)> {
+/// UID, subject and flags of each message.
+pub type Listing = Vec<(u32, String, Flags)>;
+
+/// What a mailbox holds, message by message. It is then selected.
+pub fn listing(client: &mut Client, mailbox: &str) -> Listing {
     let uids = match client.select(mailbox) {
         _ if client.view.0.is_empty() => return Vec::new(),
         _ => client.ok("UID FETCH 1:* (UID FLAGS BODY.PEEK[HEADER.FIELDS (SUBJECT)])"),
@@ -40,10 +43,45 @@ pub fn listing(client: &mut Client, mailbox: &str) -> Vec<(u32, String, Flags)> 
     parse(&uids)
 }
 
-fn parse(reply: &Reply) -> Vec<(u32, String, Flags)> {
-    let lines = reply.lines();
-    let messages = lines.iter().filter(|line| line.contains("Subject: "));
-    messages.map(|line| (uid(line), between(line, "Subject: ", "\r\n").to_owned(), flags(line))).collect()
+/// All that a copy keeps of a message, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub uid: u32,
+    pub flags: Flags,
+    pub date: String,
+    pub octets: String,
+}
+
+impl Message {
+    /// Whether they differ in the UID alone.
+    pub fn is_like(&self, other: &Message) -> bool {
+        let Message { flags, date, octets, .. } = self;
+        (flags, date, octets) == (&other.flags, &other.date, &other.octets)
+    }
+}
+
+/// What a mailbox holds, each message whole. Nothing is selected then.
+pub fn messages(client: &mut Client, mailbox: &str) -> Vec<Message> {
+    client.examine(mailbox);
+    let found = client.ok("UID FETCH 1:* (UID FLAGS INTERNALDATE BODY.PEEK[])").lines();
+    client.ok("CLOSE");
+    found.iter().filter(|line| line.contains("BODY[]")).map(|line| message_of(line)).collect()
+}
+
+fn message_of(line: &str) -> Message {
+    let (head, rest) = line.split_once("BODY[] {").expect("a literal");
+    let (length, rest) = rest.split_once("}\r\n").expect("the length of a literal");
+    let (octets, tail) = rest.split_at(length.parse().expect("a number"));
+    let told = format!("{head}{tail}");
+    let date = between(&told, "INTERNALDATE \"", "\"").to_owned();
+    Message { uid: uid(&told), flags: flags(&told), date, octets: octets.to_owned() }
+}
+
+fn parse(reply: &Reply) -> Listing {
+    // imap4d writes the name of a header as it was asked for.
+    let lines = reply.lines().into_iter().map(|line| line.replace("SUBJECT: ", "Subject: "));
+    let messages = lines.filter(|line| line.contains("Subject: "));
+    messages.map(|line| (uid(&line), between(&line, "Subject: ", "\r\n").to_owned(), flags(&line))).collect()
 }
 
 /// The flags in a FETCH response, `\Recent` apart.

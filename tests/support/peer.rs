@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -169,7 +169,9 @@ pub struct Upstream(pub TcpListener);
 
 impl Upstream {
     pub async fn new() -> Upstream {
-        Upstream(TcpListener::bind("127.0.0.1:0").await.expect("binds"))
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("binds");
+        Upstream(socket.listen(4_096).expect("listens"))
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -202,7 +204,7 @@ impl Peer {
         Peer { socket: Socket::Plain(stream) }
     }
 
-    fn stream(&mut self) -> &mut dyn Stream {
+    pub fn stream(&mut self) -> &mut dyn Stream {
         match &mut self.socket {
             Socket::Plain(stream) => stream,
             Socket::Tls(stream) => stream,
@@ -233,6 +235,17 @@ impl Peer {
 
     pub async fn expect(&mut self, line: &str) {
         assert_eq!(self.line().await, line);
+    }
+
+    /// The first line that begins so; what comes before it is of no interest.
+    pub async fn until(&mut self, start: &str) -> String {
+        loop {
+            let line = self.line().await;
+            assert!(!line.is_empty(), "the stream ended before {start:?}");
+            if line.starts_with(start) {
+                return line;
+            }
+        }
     }
 
     /// All that still comes, up to the end of the stream.

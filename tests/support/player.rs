@@ -91,6 +91,8 @@ impl Player {
             Input::Secured(side) => self.session.secured(*side),
             Input::Tick(now) => self.tick(*now)?,
             Input::Drain => self.session.drain(),
+            Input::Persisted(written) => self.session.persisted(*written),
+            Input::Owed(unfinished) => self.session.recover(unfinished.clone()),
         }
         self.drain();
         self.read_what_is_wanted();
@@ -171,6 +173,10 @@ impl Player {
             What::Upgrade(side) => same("the handshake that is due", *side, self.session.upgrade()),
             What::Finished(finished) => same("finished", *finished, self.session.is_finished()),
             What::Notice(beginning) => self.expect_notice(beginning),
+            What::NoNotice(beginning) => match self.notices.iter().any(|n| n.starts_with(beginning)) {
+                true => Err(format!("expected no notice {beginning}")),
+                false => Ok(()),
+            },
         }
     }
 

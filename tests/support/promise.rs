@@ -5,8 +5,10 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use super::capture::{Asked, Capture, Event, Expect, Way};
+use super::remark::{Remark, Says};
 use super::store::{By, DELETED, Fact, Trouble, flags_of};
 use super::strict::{Command, Commands, Input, Kind, Response, Responses, numbers, ranges};
+use super::undo::{Of, Undo};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What a run was about, apart from its octets.
@@ -16,6 +18,8 @@ pub struct Terms {
     pub max_line: usize,
     /// The server carries out MOVE itself.
     pub native: bool,
+    /// The mailboxes.
+    pub names: &'static [&'static [u8]],
 }
 
 type Verdict = Result<(), String>;
@@ -63,6 +67,9 @@ struct Running {
     copies: usize,
     refusal: Option<Vec<u8>>,
     troubles: Vec<Trouble>,
+    /// The UIDVALIDITYs that the server's COPYUIDs named.
+    validities: HashSet<String>,
+    undo: Undo,
 }
 
 impl Running {
@@ -74,14 +81,17 @@ impl Running {
         self.troubles.iter().filter(|trouble| *trouble == wanted).count()
     }
 
-    /// Something may have been left in both mailboxes, and said so.
-    fn may_leave(&self) -> bool {
-        self.count(&Trouble::Ignored) > 1 || self.has(|t| matches!(t, Trouble::Refused | Trouble::NoCopyuid))
+    /// Something that was copied may not have left the source.
+    fn may_stay(&self) -> bool {
+        let stays = |t: &Trouble| {
+            matches!(t, Trouble::Refused | Trouble::NoCopyuid | Trouble::Immovable(_) | Trouble::Unsearched)
+        };
+        self.count(&Trouble::Ignored) > 1 || self.has(stays)
     }
 
     fn may_refuse(&self) -> bool {
         let some = |t: &Trouble| matches!(t, Trouble::CopyRefused | Trouble::Unreadable(_));
-        self.may_leave() || self.unproven || self.count(&Trouble::ExpungeIssued) > 1 || self.has(some)
+        self.may_stay() || self.unproven || self.count(&Trouble::ExpungeIssued) > 1 || self.has(some)
     }
 }
 
@@ -119,7 +129,10 @@ struct Judge {
     client_gone: bool,
     client_eof: bool,
     server_gone: bool,
+    drained: bool,
     said_bye: bool,
+    /// FAULT-1: the client's mailbox is not selected any more, or not all could be undone: BYE must follow the NO.
+    must_say_bye: bool,
     logged_out: bool,
     has_move: bool,
 }
@@ -153,7 +166,9 @@ impl Judge {
             client_gone: false,
             client_eof: false,
             server_gone: false,
+            drained: false,
             said_bye: false,
+            must_say_bye: false,
             logged_out: false,
             has_move: false,
         }
@@ -180,6 +195,10 @@ impl Judge {
             }
             Event::ClientEof => {
                 self.client_eof = true;
+                Ok(())
+            }
+            Event::Drained => {
+                self.drained = true;
                 Ok(())
             }
             Event::Note(_) => Ok(()),
@@ -293,6 +312,9 @@ impl Judge {
                 command.raw.escape_ascii()
             ));
         }
+        if self.running.undo.left || self.must_say_bye || self.said_bye {
+            return Err(format!("FAULT-1: sent on after the end: {}", command.raw.escape_ascii()));
+        }
         let sent = &self.sent[at];
         if sent.raw != command.raw || sent.forwarded {
             return Err(format!(
@@ -329,8 +351,9 @@ impl Judge {
                 self.logged_out = true;
                 return Ok(());
             }
-            "CAPABILITY" | "NOOP" => return Ok(()),
+            "CAPABILITY" => return Ok(()),
             "FETCH" | "UID FETCH" | "UID SEARCH" | "UID COPY" | "UID STORE" | "UID EXPUNGE" | "MYRIGHTS" => {}
+            "NOOP" | "SELECT" => {}
             _ => return Err(format!("a command that no MOVE needs: {shown}")),
         }
         let Some(tag) = self.running_move().map(|asked| asked.tag.clone()) else {
@@ -348,15 +371,38 @@ impl Judge {
         }
         self.running.own_commands += 1;
         self.running.unanswered.push(command.tag.clone());
+        self.undo_command(command)?;
         match command.verb.as_str() {
             "UID COPY" => {
                 self.running.copies += 1;
                 self.running.unanswered_copies.push(command.tag.clone());
                 self.within(command, "asked for", |judge, uid| judge.is_allowed(uid))
             }
-            "UID STORE" | "UID EXPUNGE" => self.removal_command(command, shown),
+            "UID STORE" | "UID EXPUNGE" if !self.running.undo.begun => self.removal_command(command, shown),
+            "SELECT" if !self.is_target(command) => Err(format!("FAULT-1: {shown} is not the target")),
             _ => Ok(()),
         }
+    }
+
+    fn undo_command(&mut self, command: &Command) -> Verdict {
+        let Some(asked) = self.running_move().cloned() else { return Ok(()) };
+        let removing = self.running.stored;
+        let Judge { running, view, client_gone, .. } = self;
+        let Running { proven, validities, undo, .. } = running;
+        let one = validities.iter().next().filter(|_| validities.len() == 1);
+        let seen_leaving = |uid: u32| !*client_gone && !view.contains(&uid);
+        let of = Of {
+            proven,
+            validity: one.map(String::as_str),
+            same_mailbox: asked.source == asked.target,
+            seen_leaving: &seen_leaving,
+        };
+        undo.sent(command, &of, removing)
+    }
+
+    fn is_target(&self, command: &Command) -> bool {
+        let name = command.args.first().map(|name| name.value());
+        self.running_move().is_some_and(|asked| self.terms.names.get(asked.target).copied() == name)
     }
 
     fn is_allowed(&self, uid: u32) -> bool {
@@ -413,7 +459,10 @@ impl Judge {
         self.from_server.push(octets);
         while let Some(response) = self.from_server.next() {
             let response = response.map_err(|malformed| format!("the model server: {malformed}"))?;
+            self.running.undo.answered(&response);
             if let Some(pairs) = response.code("COPYUID").and_then(|code| copyuid(&code)) {
+                let code = response.code("COPYUID").unwrap_or_default();
+                self.running.validities.extend(code.split(' ').next().map(str::to_owned));
                 let allowed = pairs.iter().all(|pair| self.is_allowed(pair.0));
                 let fresh = pairs.into_iter().filter(|pair| !self.running.proven.contains(pair));
                 if allowed {
@@ -480,8 +529,9 @@ impl Judge {
                 self.told_flags.insert(*uid, *flags);
                 Ok(())
             }
-            Fact::Trouble { what, .. } => {
+            Fact::Trouble { what, by } => {
                 self.running.troubles.push(what.clone());
+                self.running.undo.trouble(by, what);
                 Ok(())
             }
         }
@@ -520,17 +570,35 @@ impl Judge {
         self.asked.get(&self.running.tag).map(|asked| asked.source)
     }
 
+    /// What the gateway may flag or expunge: what it has copied, and in an undo the copies of what stays.
+    fn is_bystander(&self, mailbox: usize, uid: u32, content: u32) -> bool {
+        let Some(asked) = self.asked.get(&self.running.tag) else { return true };
+        let undo = &self.running.undo;
+        let own = |&(source, copy, of): &(u32, u32, u32)| {
+            let message = mailbox == asked.source && source == uid;
+            let spare = mailbox == asked.target && copy == uid && undo.lets_go(source);
+            of == content && (message || spare)
+        };
+        !self.running.copied.iter().any(own)
+    }
+
     fn flagged(&mut self, mailbox: usize, uid: u32, flags: u8, by: &By) -> Verdict {
         let own = self.is_own(by);
-        if own && (self.source() != Some(mailbox) || !self.running.copied.iter().any(|pair| pair.0 == uid)) {
-            return Err(format!("the gateway flagged a bystander: UID {uid}"));
-        }
-        let Some(held) = self.store.get_mut(&mailbox).and_then(|messages| messages.get_mut(&uid)) else {
+        let Some(held) = self.held(mailbox, uid).copied() else {
             return Err(format!("the model flagged UID {uid}, which does not exist"));
         };
-        if own && held.flags | DELETED != flags {
+        if own && self.is_bystander(mailbox, uid, held.content) {
+            return Err(format!("the gateway flagged a bystander: UID {uid}"));
+        }
+        if own && (held.flags ^ flags) != DELETED {
             return Err(format!("the gateway changed other flags of UID {uid}"));
         }
+        if !own && flags & DELETED == 0 && self.source() == Some(mailbox) {
+            self.running.undo.disturbed();
+        }
+        let Some(held) = self.store.get_mut(&mailbox).and_then(|messages| messages.get_mut(&uid)) else {
+            return Ok(());
+        };
         held.flagged_by_us = if flags & DELETED == 0 { false } else { held.flagged_by_us || own };
         held.deleted_by_others |= !own && flags & DELETED != 0 && held.flags & DELETED == 0;
         held.flags = flags;
@@ -539,8 +607,11 @@ impl Judge {
 
     fn expunged(&mut self, mailbox: usize, uid: u32, content: u32, by: &By) -> Verdict {
         let own = self.is_own(by);
-        if own && !self.running.copied.iter().any(|pair| pair.0 == uid && pair.2 == content) {
+        if own && self.is_bystander(mailbox, uid, content) {
             return Err(format!("the gateway expunged a bystander: UID {uid}"));
+        }
+        if own {
+            self.is_spare(mailbox, uid)?;
         }
         self.store.entry(mailbox).or_default().remove(&uid);
         if !own {
@@ -549,12 +620,31 @@ impl Judge {
         let lives =
             self.store.values().flat_map(|messages| messages.values()).any(|held| held.content == content);
         let is_copy = self.running.copied.iter().any(|pair| pair.1 == uid && pair.2 == content);
-        if !own && (!lives || is_copy) {
+        // That it is there was seen, or is being looked at: whoever removes it then removes the message.
+        let stays = self.running.undo.begun && self.source() == Some(mailbox);
+        if !own && (!lives || is_copy || stays) {
             self.taken_by_others.insert(content);
         }
         match lives || self.taken_by_others.contains(&content) {
             true => Ok(()),
             false => Err(format!("message {content} is lost: UID {uid} was its last")),
+        }
+    }
+
+    /// FAULT-1: once an undo has begun only copies go, and only while their message is in the source as it was before.
+    fn is_spare(&self, mailbox: usize, uid: u32) -> Verdict {
+        let Some(asked) = self.asked.get(&self.running.tag).filter(|_| self.running.undo.begun) else {
+            return Ok(());
+        };
+        let of = self.running.copied.iter().find(|pair| pair.1 == uid && mailbox == asked.target);
+        let Some(&(source, ..)) = of else { return Err(format!("UID {uid} left the source in an undo")) };
+        match self.held(asked.source, source) {
+            None if self.removed_by_others.contains(&(asked.source, source)) => Ok(()),
+            None => Err(format!("UID {uid} was the only copy of UID {source}")),
+            Some(held) if held.flagged_by_us && !held.deleted_by_others => {
+                Err(format!("UID {source} lost its copy and bears our \\Deleted"))
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -580,9 +670,15 @@ impl Judge {
             return self.copyuid_told(&code);
         }
         let words = response.words();
+        if self.running.undo.left && response.status().is_none() {
+            return Err("FAULT-1: what the target says came through".into());
+        }
         match words[0].to_ascii_uppercase().as_str() {
             "BYE" => {
                 self.said_bye = true;
+                if String::from_utf8_lossy(&response.text).contains("undone") && !self.must_say_bye {
+                    return Err("FAULT-1: BYE without need".into());
+                }
                 let numbers = numbers_in(&response.text);
                 let source = self.source();
                 self.named.extend(numbers.iter().flat_map(|&uid| source.map(|source| (source, uid))));
@@ -673,7 +769,7 @@ impl Judge {
             return Err("an answer to the gateway's own FETCH came through".into());
         }
         let copied = self.running.copied.iter().any(|pair| pair.0 == uid);
-        if self.translates() && copied && self.running.stored && !self.running.may_leave() {
+        if self.translates() && copied && self.running.stored && !self.running.may_stay() {
             return Err("an answer to the gateway's own STORE came through".into());
         }
         if let Some(flags) =
@@ -690,7 +786,7 @@ impl Judge {
         let held = self.selected.and_then(|mailbox| self.held(mailbox, uid));
         let ours = held.is_some_and(|held| held.flagged_by_us && !held.deleted_by_others);
         let named = self.selected.is_some_and(|mailbox| self.named.contains(&(mailbox, uid)));
-        match flags & DELETED != 0 && ours && !named && !self.running.may_leave() {
+        match flags & DELETED != 0 && ours && !named && !self.running.may_stay() {
             true => Err(format!("the client sees our \\Deleted on UID {uid}")),
             false => Ok(()),
         }
@@ -798,7 +894,7 @@ impl Judge {
         }
     }
 
-    /// NO means: still in the source and not in the target, or the text names what is left where.
+    /// NO means: still in the source and not in the target, or the text says what is left where.
     fn move_refused(&mut self, asked: &Asked, response: &Response, distrusted: bool) -> Verdict {
         if asked.expect == Expect::Bad {
             return Err("NO for a malformed MOVE".into());
@@ -815,12 +911,14 @@ impl Judge {
         if asked.expect == Expect::No && !self.running.copied.is_empty() {
             return Err("something was copied that could not be moved".into());
         }
-        let (moved, left): (Vec<_>, Vec<_>) = self
+        let (moved, stays): (Vec<_>, Vec<_>) = self
             .running
             .copied
             .iter()
             .partition::<Vec<(u32, u32, u32)>, _>(|pair| !self.is_in_source(asked, pair.0));
-        self.left_is_named(asked, &left, response)?;
+        let remark = Remark::read(&response.text)?;
+        self.remark_is_true(asked, &remark.clone().unwrap_or_default())?;
+        self.staying_is_named(asked, &stays, response, remark)?;
         if let Some(pair) = moved.iter().find(|pair| self.is_untold(asked, pair.0)) {
             return Err(format!("the client was not told that UID {} left", pair.0));
         }
@@ -835,21 +933,87 @@ impl Judge {
         }
     }
 
-    fn left_is_named(&mut self, asked: &Asked, left: &[(u32, u32, u32)], response: &Response) -> Verdict {
-        if self.server_gone && String::from_utf8_lossy(&response.text).contains("target") {
-            self.named.extend(left.iter().map(|pair| (asked.source, pair.0)));
-            return Ok(()); // FAULT-3: the answer to COPY or STORE never came
+    fn copy_is_there(&self, asked: &Asked, pair: &(u32, u32, u32)) -> bool {
+        self.held(asked.target, pair.1).is_some_and(|held| held.content == pair.2)
+    }
+
+    /// Where the text says of a message that it is somewhere, or is not, there it is, or is not, unless another session
+    /// has removed it meanwhile.
+    fn remark_is_true(&self, asked: &Asked, remark: &Remark) -> Verdict {
+        let mut in_source = remark.of(Says::Untouched);
+        for says in [Says::PerhapsCopied, Says::Both, Says::Undone, Says::Uncertain] {
+            in_source.extend(remark.of(says));
         }
-        if !left.is_empty() && !self.running.may_leave() {
-            return Err(format!("NO, but UID {} is in both", left[0].0));
+        let gone = |uid: &&u32| {
+            !self.is_in_source(asked, **uid) && !self.removed_by_others.contains(&(asked.source, **uid))
+        };
+        if let Some(uid) = in_source.iter().find(gone) {
+            return Err(format!("UID {uid} is not in the source any more"));
         }
-        let said = numbers_in(&response.text);
+        let no_copy = |pair: &&(u32, u32, u32)| {
+            let said = remark.says(&[Says::Both, Says::PerhapsMoved], pair.0);
+            said && !self.copy_is_there(asked, pair) && !self.taken_by_others.contains(&pair.2)
+        };
+        if let Some(pair) = self.running.copied.iter().find(no_copy) {
+            return Err(format!("UID {} is not in the target any more", pair.0));
+        }
+        let copy =
+            |pair: &&(u32, u32, u32)| remark.says(&[Says::Undone], pair.0) && self.copy_is_there(asked, pair);
+        match self.running.copied.iter().find(copy) {
+            Some(pair) => Err(format!("the copy of UID {} is not removed", pair.0)),
+            None => Ok(()),
+        }
+    }
+
+    /// FAULT-1: what was copied and stays has lost its copy again, or something was in the way of that; the text says so.
+    fn staying_is_named(
+        &mut self,
+        asked: &Asked,
+        stays: &[(u32, u32, u32)],
+        response: &Response,
+        remark: Option<Remark>,
+    ) -> Verdict {
         let unproven = self.running.has(|trouble| *trouble == Trouble::NoCopyuid);
-        if let Some((uid, ..)) = left.iter().find(|pair| !unproven && !said.contains(&pair.0)) {
-            return Err(format!("NO, UID {uid} is in both, and the text does not say so"));
+        if remark.is_none() && self.server_gone && String::from_utf8_lossy(&response.text).contains("target")
+        {
+            self.named.extend(stays.iter().map(|pair| (asked.source, pair.0)));
+            return Ok(()); // FAULT-3: the answer to COPY never came
         }
-        self.named.extend(left.iter().map(|pair| (asked.source, pair.0)));
-        Ok(())
+        let remark = remark.unwrap_or_default();
+        let both: Vec<_> = stays.iter().filter(|pair| self.copy_is_there(asked, pair)).collect();
+        if let Some(pair) = both.iter().find(|pair| !self.may_double(asked, pair) && !self.server_gone) {
+            return Err(format!("NO, but UID {} is in both", pair.0));
+        }
+        let in_both = [Says::Both, Says::PerhapsMoved, Says::PerhapsCopied, Says::Uncertain];
+        if let Some(pair) = both.iter().find(|pair| !unproven && !remark.says(&in_both, pair.0)) {
+            return Err(format!("NO, UID {} is in both, and the text does not say so", pair.0));
+        }
+        let somewhere = |uid| remark.says(&in_both, uid) || remark.says(&[Says::Undone], uid);
+        if let Some(pair) = stays.iter().find(|pair| !unproven && !somewhere(pair.0)) {
+            return Err(format!("NO, UID {} stays, and the text does not say so", pair.0));
+        }
+        let flagged = [Says::PerhapsMoved, Says::Flagged, Says::Uncertain].map(|says| remark.of(says));
+        self.named.extend(flagged.into_iter().flatten().map(|uid| (asked.source, uid)));
+        self.named.extend(remark.of(Says::CopiesFlagged).into_iter().map(|uid| (asked.target, uid)));
+        let uncertain = stays.iter().filter(|pair| remark.says(&[Says::Uncertain], pair.0));
+        self.named.extend(uncertain.map(|pair| (asked.target, pair.1)));
+        let failed = response.text.starts_with(b"NO [CONTACTADMIN] ");
+        self.must_say_bye |= self.running.undo.left || failed;
+        let uncertain = !remark.of(Says::Uncertain).is_empty() && !self.server_gone;
+        match failed == (uncertain || !remark.of(Says::Both).is_empty()) {
+            true => Ok(()),
+            false => Err("CONTACTADMIN is said where an undo has failed, and only there".into()),
+        }
+    }
+
+    /// Something was in the way of removing this copy again.
+    fn may_double(&self, asked: &Asked, pair: &(u32, u32, u32)) -> bool {
+        let undo = &self.running.undo;
+        let held = self.held(asked.source, pair.0);
+        let is_flagged = held.is_some_and(|held| held.flags & DELETED != 0);
+        let by_others = held.is_some_and(|held| held.deleted_by_others);
+        let unproven = self.running.has(|trouble| *trouble == Trouble::NoCopyuid);
+        unproven || undo.may_fail() || undo.may_skip(pair.0, is_flagged, by_others)
     }
 
     /// MOVE-14: one COPY, refused: the server's own words.
@@ -863,14 +1027,12 @@ impl Judge {
 
     /// No message of a mailbox bears a \Deleted of ours, those apart that were named.
     fn nothing_flagged(&self, asked: &Asked) -> Verdict {
-        let messages = self.store.get(&asked.source).into_iter().flatten();
-        match messages
-            .filter(|(_, held)| held.flagged_by_us && !held.deleted_by_others)
-            .find(|(uid, _)| !self.named.contains(&(asked.source, **uid)))
-        {
-            Some((uid, _)) => Err(format!("UID {uid} was left with our \\Deleted")),
-            None => Ok(()),
-        }
+        [asked.source, asked.target].into_iter().try_for_each(|mailbox| {
+            let messages = self.store.get(&mailbox).into_iter().flatten();
+            let ours = messages.filter(|(_, held)| held.flagged_by_us && !held.deleted_by_others);
+            let mut ours = ours.filter(|(uid, _)| !self.named.contains(&(mailbox, **uid)));
+            ours.next().map_or(Ok(()), |(uid, _)| Err(format!("UID {uid} was left with our \\Deleted")))
+        })
     }
 
     // ---- the end --------------------------------------------------------------------------------------------------
@@ -894,6 +1056,9 @@ impl Judge {
         if !self.to_client.at_boundary() && !self.client_gone && !self.server_gone {
             return Err("half a response to the client".into());
         }
+        if self.must_say_bye && !self.said_bye && !self.client_gone {
+            return Err("FAULT-1: no BYE behind the NO".into());
+        }
         self.nothing_in_both(broken)?;
         match view {
             Some(view) if !broken && !self.client_eof => self.view_is_right(view),
@@ -901,15 +1066,17 @@ impl Judge {
         }
     }
 
-    /// FAULT-2: once COPY was sent the MOVE is finished upstream, whether the client is there or not.
+    /// FAULT-2: once COPY was sent the MOVE is finished or undone upstream, whether the client is there or not.
     fn nothing_in_both(&self, broken: bool) -> Verdict {
-        if !broken || self.server_gone || self.running.may_leave() {
+        let Some(asked) = self.asked.get(&self.running.tag).filter(|_| broken && !self.server_gone) else {
             return Ok(());
-        }
-        let Some(source) = self.source() else { return Ok(()) };
-        let named = |uid: u32| self.named.contains(&(source, uid));
-        match self.running.copied.iter().find(|pair| self.held(source, pair.0).is_some() && !named(pair.0)) {
-            Some(pair) => Err(format!("UID {} was copied and never removed", pair.0)),
+        };
+        let both = |pair: &&(u32, u32, u32)| {
+            let is_there = self.is_in_source(asked, pair.0) && self.copy_is_there(asked, pair);
+            is_there && !self.may_double(asked, pair)
+        };
+        match self.running.copied.iter().find(both) {
+            Some(pair) => Err(format!("UID {} was copied, and neither moved nor undone", pair.0)),
             None => Ok(()),
         }
     }

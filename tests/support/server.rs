@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
@@ -40,6 +40,8 @@ impl Kind {
     pub const DOVECOT: Kind = Kind::dovecot("legacy");
     /// Dovecot, mdbox, MOVE hidden.
     pub const DOVECOT_MDBOX: Kind = Kind::dovecot("legacy,mdbox");
+    /// Dovecot, Maildir, MOVE hidden; a copy is a file of its own and not a hard link.
+    pub const DOVECOT_OWN_COPIES: Kind = Kind::dovecot("legacy,owncopies");
     /// Dovecot, Maildir, with its own MOVE.
     pub const DOVECOT_NATIVE: Kind = Kind::dovecot("native");
     /// Dovecot without MOVE and without UIDPLUS.
@@ -59,6 +61,13 @@ impl Kind {
     pub const CYRUS: Kind = Kind { recipe: "cyrus", personality: "legacy", prefix: "" };
     /// Cyrus with its own MOVE.
     pub const CYRUS_NATIVE: Kind = Kind { recipe: "cyrus", personality: "native", prefix: "" };
+    /// GNU imap4d, which has neither MOVE nor UIDPLUS.
+    pub const IMAP4D: Kind = Kind { recipe: "imap4d", personality: "legacy", prefix: "" };
+
+    /// The name of its recipe.
+    pub fn name(self) -> &'static str {
+        self.recipe
+    }
 
     /// The name of a mailbox as this server wants it.
     pub fn mailbox(self, name: &str) -> String {
@@ -68,6 +77,11 @@ impl Kind {
     /// Whether the server lists ACL, so that a MOVE asks MYRIGHTS first (MOVE-4).
     pub fn has_acl(self) -> bool {
         self.recipe != "dovecot" || self.personality.contains("acl")
+    }
+
+    /// How an ACL of this server names the user whose mailbox it is.
+    pub fn owner(self) -> &'static str {
+        if self.recipe == "courier" { "owner" } else { "alice" }
     }
 }
 
@@ -103,14 +117,17 @@ impl Server {
 
     fn start_in(folder: TempDir, kind: Kind, tls_address: Option<SocketAddr>) -> Server {
         let address = free_address();
-        let recipe = format!("{}/tests/servers/{}.sh", env!("CARGO_MANIFEST_DIR"), kind.recipe);
-        let mut command = Command::new("bash");
-        command.arg(recipe).arg(folder.path()).arg(address.port().to_string()).arg(kind.personality);
-        command.args(tls_address.map(|address| address.port().to_string()));
-        let process = Process::start(command, &folder.path().join("server.log"));
+        let process = run_recipe(kind, folder.path(), address, tls_address);
         let mut server = Server { address, tls_address, kind, process, folder };
         server.wait();
         server
+    }
+
+    /// Ends it and starts it again, at the same address and with all that it keeps.
+    pub fn restart(&mut self) {
+        self.process.stop();
+        self.process = run_recipe(self.kind, self.folder.path(), self.address, self.tls_address);
+        self.wait();
     }
 
     /// A connection that is logged in as alice.
@@ -124,6 +141,19 @@ impl Server {
         let read = |file: std::io::Result<std::fs::DirEntry>| std::fs::read(file.expect("a file").path());
         let texts = files.map(|file| String::from_utf8_lossy(&read(file).expect("a log")).into_owned());
         texts.collect()
+    }
+
+    /// The file of alice's message with this subject. Dovecot and Courier keep mail in Maildir.
+    pub fn file(&self, mailbox: &str, subject: &str) -> PathBuf {
+        let home = if self.kind.recipe == "courier" { "home/alice/Maildir" } else { "mail/alice" };
+        let maildir = self.folder.path().join(home).join(format!(".{mailbox}"));
+        let folders =
+            ["cur", "new"].map(|folder| std::fs::read_dir(maildir.join(folder)).expect("a Maildir"));
+        let mut files = folders.into_iter().flatten().map(|file| file.expect("a file").path());
+        let header = format!("Subject: {subject}");
+        let read = |file: &PathBuf| String::from_utf8_lossy(&std::fs::read(file).expect("mail")).into_owned();
+        let has = |file: &PathBuf| read(file).lines().any(|line| line == header);
+        files.find(has).unwrap_or_else(|| panic!("no message {subject} in {}", maildir.display()))
     }
 
     fn wait(&mut self) {
@@ -144,6 +174,14 @@ impl Server {
     }
 }
 
+fn run_recipe(kind: Kind, folder: &Path, address: SocketAddr, tls_address: Option<SocketAddr>) -> Process {
+    let recipe = format!("{}/tests/servers/{}.sh", env!("CARGO_MANIFEST_DIR"), kind.recipe);
+    let mut command = Command::new("bash");
+    command.arg(recipe).arg(folder).arg(address.port().to_string()).arg(kind.personality);
+    command.args(tls_address.map(|address| address.port().to_string()));
+    Process::start(command, &folder.join("server.log"))
+}
+
 fn folder() -> TempDir {
     tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder")
 }
@@ -160,6 +198,11 @@ impl Process {
         Process(command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}")))
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<String> {
         self.0.try_wait().expect("the process is our child").map(|status| status.to_string())
@@ -168,6 +211,12 @@ impl Process {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let _ = kill_process(self.pid(), Signal::TERM); // it may have ended already
+    }
+
+    /// Sends SIGKILL and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = kill_process(self.pid(), Signal::KILL); // it may have ended already
+        let _ = self.0.wait();
     }
 
     /// Waits for its end, at most for `limit`; what it ended with.
@@ -187,8 +236,9 @@ impl Process {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
+impl Process {
+    /// SIGTERM, and if that does not end it, SIGKILL.
+    fn stop(&mut self) {
         if self.ended().is_none() {
             self.terminate();
         }
@@ -196,6 +246,12 @@ impl Drop for Process {
             let _ = kill_process_group(self.pid(), Signal::KILL); // it may end this very moment
             let _ = self.0.wait();
         }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

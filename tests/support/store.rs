@@ -50,6 +50,14 @@ pub enum Trouble {
     Ignored,
     /// A STORE or UID EXPUNGE was refused.
     Refused,
+    /// A UID EXPUNGE did not remove this one: its file cannot be removed.
+    Immovable(u32),
+    /// A SELECT was refused, or did not show a mailbox that messages may leave, or not which one it is.
+    Closed,
+    /// A UID SEARCH was refused.
+    Unsearched,
+    /// The mailbox was deleted and made anew: other messages bear its UIDs.
+    Remade(usize),
 }
 
 /// What really happened.
@@ -265,6 +273,16 @@ pub struct Mishaps {
     pub ignored: u8,
     pub refused: u8,
     pub stubborn: bool,
+    /// Messages that were there from the start and cannot be removed.
+    pub immovable: u8,
+    /// The first mailbox lets nothing be flagged as deleted nor be expunged, whatever it said before.
+    pub denied: bool,
+    /// A SELECT while another mailbox is selected goes wrong.
+    pub closed: u8,
+    /// A UID SEARCH is refused.
+    pub unsearched: u8,
+    /// The last COPY's target is made anew before the next command.
+    pub remade: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -274,6 +292,7 @@ pub struct Message {
     pub flags: u8,
     pub modseq: u64,
     unreadable: bool,
+    immovable: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -323,6 +342,7 @@ pub struct Server {
     /// A FETCH or STORE by sequence number is being answered: no EXPUNGE now.
     by_number: bool,
     ignored: u32,
+    last_target: Option<usize>,
 }
 
 impl Server {
@@ -352,6 +372,7 @@ impl Server {
             held: Vec::new(),
             by_number: false,
             ignored: 0,
+            last_target: None,
         };
         let list = match server.manner.list_in_greeting {
             true => format!("[CAPABILITY {}] ", server.capabilities()),
@@ -367,9 +388,10 @@ impl Server {
             self.mailboxes[mailbox].uidnext += if self.rng.u8(..3) == 0 { self.rng.u32(0..5) } else { 0 };
             let flags = self.rng.u8(..32) & self.rng.u8(..32);
             let unreadable = self.rng.u8(..100) < self.mishaps.unreadable;
+            let immovable = self.rng.u8(..100) < self.mishaps.immovable;
             self.arrive(mailbox, flags, None, None);
             if let Some(message) = self.mailboxes[mailbox].messages.last_mut() {
-                message.unreadable = unreadable;
+                (message.unreadable, message.immovable) = (unreadable, immovable);
             }
         }
     }
@@ -472,6 +494,7 @@ impl Server {
             self.violation("a non-synchronising literal", &command);
         }
         self.chance();
+        self.chance_to_remake();
         if self.batchable(&command) { self.in_batch(&command) } else { self.alone(&command) }
     }
 
@@ -593,13 +616,19 @@ impl Server {
     }
 
     fn select(&mut self, command: &Command, tag: &str) {
-        if self.selected.take().is_some() {
+        let had_one = self.selected.take().is_some();
+        if had_one {
             self.facts.push(Fact::Deselected);
         }
-        let Some(mailbox) = command.args.first().and_then(|name| self.find(name.value())) else {
+        let goes_wrong = (had_one && self.rng.u8(..100) < self.mishaps.closed).then(|| self.rng.u8(..4));
+        if goes_wrong.is_some() {
+            self.trouble(command, Trouble::Closed);
+        }
+        let found = command.args.first().and_then(|name| self.find(name.value()));
+        let Some(mailbox) = found.filter(|_| goes_wrong != Some(0)) else {
             return self.line(format!("{tag} NO [NONEXISTENT] No such mailbox"));
         };
-        let read_only = command.verb == "EXAMINE";
+        let read_only = command.verb == "EXAMINE" || goes_wrong == Some(1);
         let chosen = &self.mailboxes[mailbox];
         let seen = |message: &Message| Seen { uid: message.uid, told: message.flags };
         let view: Vec<Seen> = chosen.messages.iter().map(seen).collect();
@@ -611,7 +640,9 @@ impl Server {
         self.line(format!("* OK [PERMANENTFLAGS ({permanent})] Flags"));
         self.line(format!("* {count} EXISTS"));
         self.line("* 0 RECENT");
-        self.line(format!("* OK [UIDVALIDITY {uidvalidity}] valid"));
+        if goes_wrong != Some(2) {
+            self.line(format!("* OK [UIDVALIDITY {uidvalidity}] valid"));
+        }
         self.line(format!("* OK [UIDNEXT {next}] next"));
         if self.qresync {
             self.line(format!("* OK [HIGHESTMODSEQ {}] mod", self.modseq));
@@ -619,6 +650,9 @@ impl Server {
         }
         let access = if read_only { "READ-ONLY" } else { "READ-WRITE" };
         self.facts.push(Fact::Selected { mailbox, uids });
+        if goes_wrong == Some(3) {
+            return self.line(format!("{tag} NO [UNAVAILABLE] Not now"));
+        }
         self.selected = Some(Selected { mailbox, read_only, view, next, saved: Vec::new() });
         self.line(format!("{tag} OK [{access}] Selected {{7}}"));
     }
@@ -651,7 +685,7 @@ impl Server {
         let uid = target.uidnext;
         target.uidnext += 1;
         let modseq = self.modseq;
-        target.messages.push(Message { uid, content, flags, modseq, unreadable: false });
+        target.messages.push(Message { uid, content, flags, modseq, unreadable: false, immovable: false });
         if copied.is_none() {
             self.facts.push(Fact::Arrived { mailbox, uid, content, flags, by });
         }
@@ -854,6 +888,10 @@ impl Server {
     }
 
     fn search(&mut self, command: &Command) -> String {
+        if self.rng.u8(..100) < self.mishaps.unsearched {
+            self.trouble(command, Trouble::Unsearched);
+            return "NO [SERVERBUG] Not now".to_owned();
+        }
         if self.rng.bool() {
             self.sync(true);
         }
@@ -915,6 +953,7 @@ impl Server {
             return "NO [OVERQUOTA] Quota exceeded (mailbox for user is full) {12}".to_owned();
         }
         self.ignored = 0;
+        self.last_target = Some(to);
         let named = self.named(&Self::set_arg(command), false);
         if self.manner.expunge_issued && named.iter().any(|&uid| self.message(uid).is_none()) {
             self.trouble(command, Trouble::ExpungeIssued);
@@ -977,6 +1016,10 @@ impl Server {
 
     /// OK without doing it, or a refusal.
     fn mishap(&mut self, command: &Command) -> Option<String> {
+        if self.mishaps.denied && self.selected.as_ref().is_some_and(|selected| selected.mailbox == 0) {
+            self.trouble(command, Trouble::Refused);
+            return Some("NO [NOPERM] Permission denied".to_owned());
+        }
         if self.rng.u8(..100) < self.mishaps.refused {
             self.trouble(command, Trouble::Refused);
             return Some("NO [SERVERBUG] Internal error".to_owned());
@@ -996,9 +1039,10 @@ impl Server {
         }
         let named = self.named(&Self::set_arg(command), false);
         for uid in named {
-            let deleted = self.message(uid).is_some_and(|message| message.flags & DELETED != 0);
-            if deleted {
-                self.remove_seen(uid, By::Tag(command.tag.clone()));
+            match self.message(uid).filter(|message| message.flags & DELETED != 0) {
+                Some(message) if message.immovable => self.trouble(command, Trouble::Immovable(uid)),
+                Some(_) => self.remove_seen(uid, By::Tag(command.tag.clone())),
+                None => {}
             }
         }
         self.sync(true);
@@ -1143,6 +1187,25 @@ impl Server {
     fn chance(&mut self) {
         if self.rng.u8(..100) < self.mishaps.meddling {
             self.meddle();
+        }
+    }
+
+    /// Now and then another session deletes the mailbox that was copied to, and makes it anew with other mail.
+    fn chance_to_remake(&mut self) {
+        let selected = self.selected.as_ref().map(|selected| selected.mailbox);
+        let Some(mailbox) = self.last_target.filter(|target| selected != Some(*target)) else { return };
+        if self.rng.u8(..100) >= self.mishaps.remade {
+            return;
+        }
+        self.last_target = None;
+        for uid in self.mailboxes[mailbox].messages.iter().map(|message| message.uid).collect::<Vec<_>>() {
+            self.remove(mailbox, uid, By::Other);
+        }
+        self.facts.push(Fact::Trouble { by: Vec::new(), what: Trouble::Remade(mailbox) });
+        let uidnext = std::mem::replace(&mut self.mailboxes[mailbox].uidnext, 1);
+        self.mailboxes[mailbox].uidvalidity += 1;
+        for _ in 1..uidnext {
+            self.arrive(mailbox, 0, Some(By::Other), None);
         }
     }
 

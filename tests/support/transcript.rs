@@ -1,6 +1,6 @@
 //! Reads one golden conversation.
 
-use imapmove::imap::{Settings, Side, Tls};
+use imapmove::imap::{Settings, Side, Tls, Unfinished};
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ pub enum Input {
     Secured(Side),
     Tick(Duration),
     Drain,
+    /// The journal has its record, or cannot have it.
+    Persisted(bool),
+    /// What the journal has of this user's.
+    Owed(Vec<Unfinished>),
 }
 
 pub struct Expected {
@@ -49,6 +53,8 @@ pub enum What {
     Finished(bool),
     /// One of the notices so far begins so, in its Debug form.
     Notice(String),
+    /// None so far begins so.
+    NoNotice(String),
 }
 
 /// Where in a file: `name:line`.
@@ -111,6 +117,7 @@ impl Transcript {
             "upstream-tls" => self.settings.upstream_tls = tls(value)?,
             "require-tls" => self.settings.require_tls = value == "yes",
             "advertise-before-login" => self.settings.advertise_before_login = value == "yes",
+            "journal" => self.settings.journal = value == "yes",
             "max-line" => self.settings.max_line = number(value)?,
             "whole" => self.whole_only = Some(value.into()),
             "prelude" => {
@@ -132,10 +139,15 @@ impl Transcript {
             ["secured", who] => self.input(Input::Secured(side(who)?), place),
             ["tick", seconds] => self.input(Input::Tick(duration(seconds)?), place),
             ["drain"] => self.input(Input::Drain, place),
+            ["persisted"] => self.input(Input::Persisted(true), place),
+            ["not", "persisted"] => self.input(Input::Persisted(false), place),
+            ["owed", "nothing"] => self.input(Input::Owed(Vec::new()), place),
+            ["owed", ..] => self.input(Input::Owed(owed(&words[1..])?), place),
             ["upgrade", "none"] => self.expect(What::Upgrade(None), place)?,
             ["upgrade", who] => self.expect(What::Upgrade(Some(side(who)?)), place)?,
             ["finished"] => self.expect(What::Finished(true), place)?,
             ["running"] => self.expect(What::Finished(false), place)?,
+            ["no", "notice", ..] => self.expect(What::NoNotice(words[2..].join(" ")), place)?,
             ["notice", ..] => self.expect(What::Notice(words[1..].join(" ")), place)?,
             ["anything", "to", who] => self.expect(What::AnythingWithout(side(who)?, None), place)?,
             ["anything", "to", who, "without", ..] => {
@@ -210,6 +222,21 @@ fn repeated(text: &str, times: usize) -> Result<Vec<u8>, String> {
         1 => unescape(text),
         _ => unescape(&(1..=times).map(|n| text.replace('%', &n.to_string())).collect::<String>()),
     }
+}
+
+/// `source, its UIDVALIDITY, target, the three words of COPYUID`, for each; the last one is finished first.
+fn owed(words: &[&str]) -> Result<Vec<Unfinished>, String> {
+    let one = |(at, words): (usize, &[&str])| match words {
+        [source, validity, target, target_validity, from, to] => Ok(Unfinished {
+            id: at as u64 + 1,
+            source: source.as_bytes().to_vec(),
+            source_validity: number(validity)? as u32,
+            target: target.as_bytes().to_vec(),
+            copyuid: format!("* OK [COPYUID {target_validity} {from} {to}] Moved\r\n").into_bytes(),
+        }),
+        _ => Err(format!("not what is owed: {words:?}")),
+    };
+    words.chunks(6).enumerate().map(one).collect()
 }
 
 fn side(name: &str) -> Result<Side, String> {

@@ -4,9 +4,10 @@ use super::{BAD_IN_A_ROW, Kind, LONGEST_TAG, PIPELINED, Pending, Phase, Session,
 use crate::imap::capability;
 use crate::imap::command::{Form, Tag};
 use crate::imap::grammar;
+use crate::imap::identity::Who;
 use crate::imap::scan::{Announced, Piece, Quotes, announced, without_line_end};
-use crate::imap::translation::Selected;
-use crate::imap::{Breach, Side, Tls};
+use crate::imap::selected::Selected;
+use crate::imap::{Breach, Limit, Side, Tls};
 
 /// Where the client's stream stands.
 #[derive(Debug)]
@@ -51,10 +52,14 @@ impl Mode {
 enum Order {
     Pass(Kind),
     Refuse(String),
+    /// It would have to be understood.
+    TooLong,
     Move(Form, usize),
     StartTls,
     /// Not before earlier commands are answered.
     Wait,
+    /// Not before what an earlier session of this user's left behind is finished (FAULT-4).
+    Recover,
 }
 
 /// Whether the loop over the client's octets goes on.
@@ -77,7 +82,9 @@ impl Session {
             if !rest.is_empty() && matches!(self.mode, Mode::Command) && self.asks_before_first_command() {
                 continue;
             }
-            let Some(piece) = self.scanner[Side::Client as usize].next(rest, |_| UNDERSTOOD) else { break };
+            let before_login = !self.authenticated && matches!(self.mode, Mode::Command);
+            let limit = |head: &[u8]| Session::longest_line(before_login, head);
+            let Some(piece) = self.scanner[Side::Client as usize].next(rest, limit) else { break };
             let length = piece.len();
             if self.client_piece(piece) == Flow::Hold {
                 self.held = true;
@@ -97,7 +104,8 @@ impl Session {
             Mode::Command => {
                 let alone = |p: &Pending| matches!(p.kind, Kind::Login { .. } | Kind::Logout);
                 let ending = self.draining || self.client_lost;
-                let busy = self.work.is_some() || self.phase != Phase::Running || ending;
+                let busy =
+                    self.work.is_some() || self.asks_journal() || self.phase != Phase::Running || ending;
                 busy || self.pending.len() >= PIPELINED || self.pending.iter().any(alone)
             }
             Mode::Idle { ready, .. } => !ready,
@@ -145,15 +153,27 @@ impl Session {
         let text = if whole { without_line_end(line) } else { line };
         self.quotes = Quotes::default();
         self.quotes.read(text);
+        self.count_command(text, literal);
         let order = match self.check_line(text, literal) {
             Err(why) => Order::Refuse(why),
+            Ok(()) if self.is_too_much_before_login() => Order::TooLong,
             Ok(()) => self.order(text, whole),
         };
         let tag = || Tag(grammar::command_head(text).map_or(&b""[..], |(tag, _, _)| tag).into());
         match order {
             // The scanner gives the same line again when the client goes on.
             Order::Wait => return Flow::Hold,
+            Order::Recover => {
+                self.tags.avoid(&tag());
+                self.recover_first();
+                let waits = self.work.is_some() || self.may_owe() || self.finished;
+                return if waits { Flow::Hold } else { self.command_line(line, literal, whole) };
+            }
             Order::Refuse(why) => self.refuse(text, &why, literal, whole),
+            Order::TooLong => {
+                self.met(if self.authenticated { Limit::Understood } else { Limit::LineBeforeLogin });
+                self.refuse(text, "BAD The command is too long", literal, whole);
+            }
             Order::Pass(kind) => self.pass_command(tag(), kind, text, literal, whole),
             Order::Move(form, at) => return self.begin_move(tag(), form, &text[at..], literal),
             Order::StartTls => self.start_client_tls(&tag()),
@@ -195,9 +215,10 @@ impl Session {
         let at = text.len() - rest.len();
         let verb = verb.to_ascii_uppercase();
         let understood = |order: Order| {
-            if whole { order } else { Order::Refuse("BAD The command line is too long".into()) }
+            if whole { order } else { Order::TooLong }
         };
         match &verb[..] {
+            _ if !whole && !self.authenticated => Order::TooLong,
             b"MOVE" if !self.capabilities.native_move => understood(Order::Move(Form::Sequence, at)),
             b"UID" if !self.capabilities.native_move && is_move(rest) => {
                 // Behind more than one SP, "MOVE" is no argument and makes it malformed.
@@ -205,11 +226,13 @@ impl Session {
                 understood(Order::Move(Form::Uid, at + word))
             }
             b"STARTTLS" => understood(self.order_starttls(rest)),
-            b"LOGIN" => understood(self.order_login()),
+            b"LOGIN" => understood(self.order_login(Who::of_login(rest))),
             b"IDLE" | b"AUTHENTICATE" if announced(text).is_some() => {
                 Order::Refuse("BAD This command takes no literal".into())
             }
             b"AUTHENTICATE" => understood(self.order_authenticate(rest)),
+            // Only a line that is whole is given again.
+            b"SELECT" | b"EXAMINE" if whole && self.may_owe() => Order::Recover,
             b"SELECT" => Order::Pass(self.kind_select(rest, false)),
             b"EXAMINE" => Order::Pass(self.kind_select(rest, true)),
             b"CLOSE" | b"UNSELECT" => Order::Pass(Kind::Close),
@@ -233,11 +256,11 @@ impl Session {
         }
     }
 
-    fn order_login(&self) -> Order {
+    fn order_login(&self, who: Who) -> Order {
         match () {
             () if self.login_needs_tls() => Order::Refuse("NO [PRIVACYREQUIRED] Start TLS first".into()),
             () if !self.pending.is_empty() => Order::Wait,
-            () => Order::Pass(Kind::Login { list_seen: false }),
+            () => Order::Pass(Kind::Login { list_seen: false, who }),
         }
     }
 
@@ -250,7 +273,7 @@ impl Session {
             () if !capability::mechanism_passes(mechanism, self.leg().terminates_tls) => {
                 Order::Refuse("NO [CANNOT] This SASL mechanism does not work through imapmove".into())
             }
-            () => self.order_login(),
+            () => self.order_login(Who::of_authenticate(rest)),
         }
     }
 
@@ -268,6 +291,7 @@ impl Session {
             self.bad_in_a_row += 1;
         }
         if self.bad_in_a_row > BAD_IN_A_ROW {
+            self.met(Limit::BadInARow);
             return self.end_with("", "Too many lines in a row that are no commands");
         }
         self.mode = Mode::Discarding { reply };
@@ -293,7 +317,13 @@ impl Session {
     }
 
     fn pass_command(&mut self, tag: Tag, kind: Kind, text: &[u8], literal: Option<Announced>, whole: bool) {
-        let mut tee = matches!(&kind, Kind::Select(s) if s.mailbox.is_none()).then(|| text.to_vec());
+        let literal_tells = match &kind {
+            Kind::Select(opening) => opening.mailbox.is_none(),
+            // Whose name may come as a literal; what follows it is the password.
+            Kind::Login { who, .. } => *who == Who::Unknown && !is_authenticate(text),
+            _ => false,
+        };
+        let mut tee = literal_tells.then(|| text.to_vec());
         extend_within_limit(&mut tee, b"\r\n");
         self.mode = match kind {
             Kind::Idle => Mode::Idle { tag: tag.clone(), ready: false },
@@ -306,9 +336,15 @@ impl Session {
             self.opening = Selected::default();
             self.opening_exists = 0;
         }
+        if matches!(kind, Kind::Select(_)) {
+            self.selects();
+        }
         self.bad_in_a_row = 0;
         self.tags.avoid(&tag);
         self.pending.push(Pending { tag, kind });
+        if self.pending.len() == PIPELINED {
+            self.met(Limit::Pipelined);
+        }
         self.emit(Side::Upstream, text);
         if whole {
             self.emit(Side::Upstream, b"\r\n");
@@ -347,7 +383,13 @@ impl Session {
             self.emit(Side::Upstream, &text[..at]);
             return self.end_client_error("A command line must not hold NUL or a bare CR");
         }
+        self.learn_user();
         self.quotes.read(text);
+        self.count_more(text, literal);
+        if self.is_too_much_before_login() {
+            self.met(Limit::LineBeforeLogin);
+            return self.end_client_error("This command is too long");
+        }
         let bad = literal.filter(|l| l.octets.is_none() || !self.literal_allowed(l));
         if bad.is_some() {
             return self.end_client_error("The mail server takes no such literal");
@@ -371,6 +413,18 @@ impl Session {
         }
     }
 
+    /// LOGIN named its user by a literal, which is whole now: before a password follows.
+    fn learn_user(&mut self) {
+        let Mode::Passing { tag, tee } = &mut self.mode else { return };
+        let of = self.pending.iter_mut().find(|p| p.tag == *tag);
+        let Some(Pending { kind: Kind::Login { who, .. }, .. }) = of else { return };
+        if let Some(text) = tee.take()
+            && let Some((_, _, arguments)) = grammar::command_head(&text)
+        {
+            *who = Who::of_login(arguments);
+        }
+    }
+
     /// SELECT named its mailbox by a literal, and now all of it is there.
     fn learn_mailbox(&mut self, tag: &Tag, text: &[u8]) {
         let mailbox = grammar::command_head(text).and_then(|(_, _, rest)| grammar::select_mailbox(rest));
@@ -383,13 +437,23 @@ impl Session {
     /// A line of an AUTHENTICATE exchange or within IDLE.
     fn exchanged_line(&mut self, line: &[u8], end: bool) {
         let text = without_line_end(line);
-        if !end || !is_clean(text) {
-            return self.end_client_error("This line is too long, or holds NUL or a bare CR");
+        if !end {
+            self.met(Limit::Understood);
+            return self.end_client_error("This line is too long");
+        }
+        if !is_clean(text) {
+            return self.end_client_error("This line holds NUL or a bare CR");
         }
         self.emit(Side::Upstream, text);
         self.emit(Side::Upstream, b"\r\n");
         match &mut self.mode {
-            Mode::Authenticate { credit, .. } => *credit -= 1,
+            Mode::Authenticate { tag, credit } => {
+                *credit -= 1;
+                let of = self.pending.iter_mut().find(|p| p.tag == *tag);
+                if let Some(Pending { kind: Kind::Login { who, .. }, .. }) = of {
+                    who.read(text);
+                }
+            }
             _ if text.trim_ascii_end().eq_ignore_ascii_case(b"DONE") => self.mode = Mode::Command,
             _ => {}
         }
@@ -448,7 +512,7 @@ fn is_move(rest: &[u8]) -> bool {
     word.is_some_and(|word| word.eq_ignore_ascii_case(b"MOVE"))
 }
 
-fn is_authenticate(text: &[u8]) -> bool {
+pub(super) fn is_authenticate(text: &[u8]) -> bool {
     grammar::command_head(text).is_some_and(|(_, verb, _)| verb.eq_ignore_ascii_case(b"AUTHENTICATE"))
 }
 

@@ -50,11 +50,16 @@ impl Session {
 
     /// The session cannot go on: BYE with the reason, and both legs close.
     pub(super) fn end_with(&mut self, code: &str, reason: &str) {
+        self.say_bye(code, reason);
+        self.finish();
+    }
+
+    /// The reason, for the client where one can be said, and for the log.
+    pub(super) fn say_bye(&mut self, code: &str, reason: &str) {
         if self.course.is_boundary() && !self.bye_seen {
             self.say(format!("* BYE {code}{reason}\r\n").as_bytes());
         }
         self.notices.push_back(Notice::Ended { reason: reason.to_owned() });
-        self.finish();
     }
 
     /// WIRE-8: octets came in clear where only a handshake may follow.
@@ -70,7 +75,8 @@ impl Session {
         self.client_closed = true;
         self.out[Side::Client as usize].clear();
         self.inbox[Side::Client as usize].clear();
-        if self.work.as_ref().is_none_or(|work| !work.outlives_client()) {
+        if !self.outlives_client() {
+            self.forget_unsent();
             self.leave();
         }
     }

@@ -2,9 +2,9 @@
 
 use super::client::{Flow, Mode, is_clean};
 use super::{Session, UNDERSTOOD};
-use crate::imap::Side;
 use crate::imap::command::{Form, MoveCommand, Tag};
 use crate::imap::scan::{Announced, without_line_end};
+use crate::imap::{Limit, Side};
 
 impl Session {
     pub(super) fn gathered_line(&mut self, line: &[u8], literal: Option<Announced>, end: bool) {
@@ -15,8 +15,11 @@ impl Session {
         let text = without_line_end(line);
         arguments.extend_from_slice(text);
         self.quotes.read(text);
-        let fits = end && is_clean(text) && arguments.len() <= UNDERSTOOD;
-        if !fits || literal.is_some_and(|l| !self.literal_allowed(&l)) {
+        let fits = end && arguments.len() <= UNDERSTOOD;
+        if !fits {
+            self.met(Limit::Understood);
+        }
+        if !fits || !is_clean(text) || literal.is_some_and(|l| !self.literal_allowed(&l)) {
             return self.refuse(&tag.0, "BAD The command is too long or malformed", literal, end);
         }
         self.gather(tag, form, arguments, literal);
@@ -45,6 +48,7 @@ impl Session {
         };
         let octets = announced.octets.unwrap_or(u64::MAX);
         if octets > (UNDERSTOOD - arguments.len().min(UNDERSTOOD)) as u64 {
+            self.met(Limit::Understood);
             return self.refuse(&tag.0, "BAD The mailbox name is too long", literal, true);
         }
         if announced.synchronising {

@@ -4,19 +4,24 @@ mod client;
 mod ending;
 mod flight;
 mod gather;
+mod limits;
 mod own;
+mod recover;
 mod upstream;
 
 use super::capability::{Capabilities, Leg};
 use super::command::Tag;
+use super::identity::Who;
 use super::own_command::Flight;
 use super::scan::{Quotes, Scanner};
-use super::translation::Selected;
-use super::{Breach, Notice, Settings, Side, Tls};
+use super::selected::Selected;
+use super::{Breach, Notice, Owner, Settings, Side, Tls, Unfinished};
 use bytes::{Buf, BytesMut};
 use client::Mode;
 use flight::{InFlight, OwnTags};
+use limits::Taking;
 use own::Work;
+use recover::Debts;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
@@ -24,6 +29,8 @@ use upstream::Course;
 
 /// What of a command or a response is understood, in octets: a longer one passes, or is refused (WIRE-4).
 pub const UNDERSTOOD: usize = 64 * 1024;
+/// A longer line before login is refused, unless it is AUTHENTICATE's, in octets.
+pub const LINE_BEFORE_LOGIN: usize = 8 * 1024;
 /// The longest answer to a command of the gateway's own that is understood, in octets: a COPYUID (WIRE-4).
 pub const OWN_ANSWER: usize = 2 * 1024 * 1024;
 /// Unwritten octets for one leg at which the other is not read any more.
@@ -42,6 +49,10 @@ pub const UNPROVABLE_TARGETS: usize = 64;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long a client may take nothing during a MOVE before it counts as gone (FAULT-2).
 pub const CLIENT_STALL: Duration = Duration::from_secs(30);
+/// How long a peer for which octets wait may take nothing before it counts as gone.
+pub const WRITE_STALL: Duration = Duration::from_secs(300);
+/// How long both peers may be silent while the server owes an answer.
+pub const UNANSWERED: Duration = Duration::from_secs(86_400);
 
 /// A command of the client's that the upstream has not answered.
 #[derive(Debug)]
@@ -56,6 +67,7 @@ enum Kind {
     /// LOGIN or AUTHENTICATE.
     Login {
         list_seen: bool,
+        who: Who,
     },
     /// SELECT or EXAMINE.
     Select(Box<Selected>),
@@ -90,7 +102,8 @@ enum Phase {
 /// 4. when [`upgrade`](Session::upgrade) names a leg and its output is written and flushed, do the TLS handshake there
 ///    and call [`secured`](Session::secured);
 /// 5. report an end of file with [`closed`](Session::closed), anything worse with [`lost`](Session::lost);
-/// 6. take the [`notice`](Session::notice)s; with a journal, write its records and call [`persisted`](Session::persisted);
+/// 6. take the [`notice`](Session::notice)s; with a journal, write its records and call [`persisted`](Session::persisted), and
+///    answer what is asked of it with [`recover`](Session::recover);
 /// 7. when [`is_finished`](Session::is_finished): write what is left, then close both legs.
 pub struct Session {
     settings: Settings,
@@ -108,6 +121,8 @@ pub struct Session {
     /// Whether the client's line is inside a quoted string.
     quotes: Quotes,
     bad_in_a_row: usize,
+    /// Octets of the client's command in progress, its literals as announced.
+    spoken: u64,
     /// The client's next octets wait for the upstream, not for the client.
     held: bool,
     client_secured: bool,
@@ -117,10 +132,10 @@ pub struct Session {
     unsaid: Vec<u8>,
     /// Octets that the gateway said of its own since the client last had taken everything.
     said: usize,
-    /// Octets written for the client in all, and the last time some were taken (FAULT-2).
-    emitted: u64,
-    taken: u64,
-    taken_at: Duration,
+    /// Who takes what is written (FAULT-2).
+    taking: [Taking; 2],
+    /// When one of the peers last said something.
+    heard_at: Duration,
 
     course: Course,
     bye_seen: bool,
@@ -130,6 +145,10 @@ pub struct Session {
     /// The list that came inside upstream TLS, for the client's greeting.
     list_in_tls: Option<Vec<u8>>,
     authenticated: bool,
+    /// Who is logged in, where that can be told: for the journal.
+    owner: Option<Owner>,
+    /// What an earlier session of this user's left unfinished.
+    debts: Debts,
     exists: u32,
     selected: Option<Selected>,
     /// What the responses to a SELECT in progress have said so far.
@@ -178,14 +197,14 @@ impl Session {
             mode: Mode::Command,
             quotes: Quotes::default(),
             bad_in_a_row: 0,
+            spoken: 0,
             held: true,
             client_closed: false,
             client_lost: false,
             unsaid: Vec::new(),
             said: 0,
-            emitted: 0,
-            taken: 0,
-            taken_at: Duration::ZERO,
+            taking: Default::default(),
+            heard_at: Duration::ZERO,
             course: Course::Start,
             bye_seen: false,
             pending: Vec::new(),
@@ -193,6 +212,8 @@ impl Session {
             list_known: false,
             list_in_tls: None,
             authenticated: false,
+            owner: None,
+            debts: Debts::default(),
             exists: 0,
             selected: None,
             opening: Selected::default(),
@@ -215,9 +236,7 @@ impl Session {
         if self.upgrade == Some(from) {
             return self.end_in_clear(from);
         }
-        if from == Side::Upstream {
-            self.progress_at = self.now;
-        }
+        self.hear(from);
         if self.inbox[from as usize].is_empty() {
             let used = self.consume(from, bytes);
             self.inbox[from as usize].extend_from_slice(&bytes[used..]);
@@ -278,8 +297,13 @@ impl Session {
     /// The shell has moved `octets` of the [`opaque`](Session::opaque) ones across itself.
     pub fn relayed(&mut self, from: Side, octets: u64) {
         self.scanner[from as usize].skip(octets);
+        self.taking[from.other() as usize].emit(octets);
+        self.hear(from);
+    }
+
+    fn hear(&mut self, from: Side) {
+        self.heard_at = self.now;
         if from == Side::Upstream {
-            self.emitted += octets;
             self.progress_at = self.now;
         }
     }
@@ -302,20 +326,29 @@ impl Session {
         self.settle();
     }
 
-    /// The last [`Notice::Journal`] that the session waits for is on disk.
-    pub fn persisted(&mut self) {
+    /// The last [`Notice::Journal`] that the session waits for is on disk, or (`written` is false) cannot be: a MOVE goes
+    /// on without its record.
+    pub fn persisted(&mut self, written: bool) {
         if let Some(flight) = self.unsent.take() {
-            self.send(flight);
+            self.recorded(flight, written);
         }
+        self.settle();
+    }
+
+    /// The answer to [`Notice::Owes`]: MOVEs to be finished before the client's SELECT goes out (FAULT-4).
+    pub fn recover(&mut self, unfinished: Vec<Unfinished>) {
+        self.debts.learn(unfinished);
         self.settle();
     }
 
     /// The time since the session began: for deadlines and keep-alives.
     pub fn tick(&mut self, now: Duration) {
         self.now = now;
-        self.watch_client();
+        self.watch_peers();
         if self.deadline().is_some_and(|at| at <= now) {
-            self.on_deadline();
+            if !self.end_of_patience() {
+                self.on_deadline();
+            }
             self.settle();
         }
     }
@@ -325,7 +358,7 @@ impl Session {
         if self.finished {
             return None;
         }
-        self.own_deadline()
+        self.own_deadline().into_iter().chain(self.patience_ends()).min()
     }
 
     /// The gateway is shutting down: finish what runs, then `* BYE`.
@@ -337,6 +370,11 @@ impl Session {
     /// Takes the next thing that happened.
     pub fn notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()
+    }
+
+    /// Whether the client has logged in.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated
     }
 
     /// Nothing more is to be read; what is left in the outputs is still to be written, then both legs close.
@@ -372,12 +410,10 @@ impl Session {
     }
 
     fn emit(&mut self, to: Side, octets: &[u8]) {
-        if to == Side::Client {
-            if self.client_lost {
-                return;
-            }
-            self.emitted += octets.len() as u64;
+        if to == Side::Client && self.client_lost {
+            return;
         }
+        self.taking[to as usize].emit(octets.len() as u64);
         self.out[to as usize].extend_from_slice(octets);
     }
 
@@ -425,19 +461,12 @@ impl Session {
     fn login_needs_tls(&self) -> bool {
         self.settings.require_tls && !self.client_secured
     }
-
-    fn watch_client(&mut self) {
-        let taken = self.emitted - self.out[Side::Client as usize].len() as u64;
-        if taken != self.taken || self.out[Side::Client as usize].is_empty() {
-            (self.taken, self.taken_at) = (taken, self.now);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::imap::Record;
+    use crate::imap::{Intent, Record};
 
     fn moving() -> Session {
         moving_with(Settings::default())
@@ -445,8 +474,13 @@ mod tests {
 
     fn moving_with(settings: Settings) -> Session {
         let mut session = Session::new(settings);
-        session.receive(Side::Upstream, b"* PREAUTH [CAPABILITY IMAP4rev1 UIDPLUS] in\r\n");
+        session.receive(Side::Upstream, b"* OK [CAPABILITY IMAP4rev1 UIDPLUS] hi\r\n");
+        session.receive(Side::Client, b"l LOGIN {4}\r\n");
+        session.receive(Side::Upstream, b"+ go\r\n");
+        session.receive(Side::Client, b"anna secret\r\n");
+        session.receive(Side::Upstream, b"l OK [CAPABILITY IMAP4rev1 UIDPLUS] in\r\n");
         session.receive(Side::Client, b"a SELECT INBOX\r\n");
+        session.recover(Vec::new());
         session.receive(Side::Upstream, b"* 3 EXISTS\r\n* OK [UIDVALIDITY 9] x\r\na OK [READ-WRITE] in\r\n");
         session.receive(Side::Client, b"b UID MOVE 2 T\r\n");
         session.output(Side::Client).clear();
@@ -468,20 +502,21 @@ mod tests {
                 _ => None,
             })
         };
-        let intent = Record::Intent {
+        let intent = Record::Intent(Intent {
+            owner: Owner { user: b"anna".to_vec(), utf8: false },
             source: Some(b"INBOX".to_vec()),
             source_validity: Some(9),
             target: b"T".to_vec(),
             uids: "2".into(),
-        };
+        });
         assert_eq!((text(&mut session), record(&mut session)), (String::new(), Some(intent)));
-        session.persisted();
+        session.persisted(true);
         assert!(text(&mut session).contains("UID COPY 2 T"));
         session.receive(Side::Upstream, b"* 2 FETCH (UID 2)\r\nmv1 OK\r\n* SEARCH\r\nmv2 OK\r\n");
         session.receive(Side::Upstream, b"mv3 OK [COPYUID 7 2 1] copied\r\n");
         let copied = Record::Copied { copyuid: Some(b"* OK [COPYUID 7 2 1] Moved\r\n".to_vec()) };
         assert_eq!((text(&mut session), record(&mut session)), (String::new(), Some(copied)));
-        session.persisted();
+        session.persisted(true);
         assert!(text(&mut session).contains("UID STORE 2 "));
         session.receive(Side::Upstream, b"* 2 EXPUNGE\r\nmv4 OK\r\nmv5 OK\r\n");
         assert_eq!(record(&mut session), Some(Record::Ended));

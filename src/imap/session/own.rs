@@ -2,12 +2,14 @@
 //! what becomes of them when the upstream goes or hangs.
 
 use super::flight::InFlight;
+use super::recover::Recovering;
 use super::{CLIENT_STALL, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};
 use crate::imap::command::{MoveCommand, Tag};
 use crate::imap::own_command::{Flight, OwnCommand, Purpose, Writer};
 use crate::imap::response::{Condition, Response, Status, Untagged};
-use crate::imap::translation::{self, Claim, Next, Rights, Translation, Verdict};
-use crate::imap::{Breach, Notice, Outcome, Record, Side, Tls};
+use crate::imap::selected::Rights;
+use crate::imap::translation::{self, Claim, Milestone, Next, Translation, Verdict};
+use crate::imap::{Breach, Intent, Limit, Notice, Outcome, Owner, Record, Side, Tls};
 use std::time::Duration;
 
 /// Why the gateway speaks for itself. Meanwhile the client's next commands are held (WIRE-6).
@@ -21,6 +23,8 @@ pub enum Work {
     ListForClient { held: Vec<u8> },
     /// A MOVE.
     Move(Box<Moving>),
+    /// What an earlier session left unfinished; the client's SELECT waits (FAULT-4).
+    Recover(Recovering),
 }
 
 /// A MOVE between its command and its tagged reply.
@@ -31,8 +35,10 @@ pub struct Moving {
     target: Vec<u8>,
     began: Duration,
     keep_alive: Duration,
-    /// How far the journal knows of it.
+    /// How far the journal has been told of it.
     recorded: Recorded,
+    /// The proof is on disk: a later session would finish this MOVE.
+    proof_on_disk: bool,
 }
 
 /// What the journal has of a MOVE.
@@ -41,16 +47,7 @@ enum Recorded {
     Nothing,
     Intent,
     Copied,
-}
-
-impl Work {
-    /// FAULT-2: once COPY is sent the MOVE is finished even without its client.
-    pub fn outlives_client(&self) -> bool {
-        match self {
-            Work::Move(moving) => moving.translation.as_ref().is_some_and(|t| t.is_committed()),
-            _ => false,
-        }
-    }
+    Undo,
 }
 
 // The greeting, and TLS on the upstream leg.
@@ -187,9 +184,13 @@ impl Session {
                 selected.rights = Rights::NotTold;
             }
         }
-        if let Some(Work::Move(moving)) = &mut self.work {
-            let translation = moving.translation.as_mut().expect("a MOVE in flight has its translation");
-            translation.answered(purpose, status);
+        match &mut self.work {
+            Some(Work::Move(moving)) => {
+                let translation = moving.translation.as_mut().expect("a MOVE in flight has its translation");
+                translation.answered(purpose, status);
+            }
+            Some(Work::Recover(recovering)) => recovering.answered(purpose, status),
+            _ => {}
         }
     }
 
@@ -209,6 +210,7 @@ impl Session {
                 };
                 self.proceed(moving, next);
             }
+            Some(Work::Recover(recovering)) => self.recovery_landed(recovering),
             None => {}
         }
     }
@@ -223,6 +225,10 @@ impl Session {
             (Some(Work::Move(moving)), _) => match &mut moving.translation {
                 Some(translation) => translation.data(data),
                 None => Claim::Forward,
+            },
+            (Some(Work::Recover(recovering)), _) => match recovering.claims(data) {
+                true => Claim::Mine,
+                false => Claim::Forward,
             },
             (Some(Work::ListForGreeting), Untagged::Capability(list)) => {
                 let list = list.to_vec();
@@ -259,6 +265,7 @@ impl Session {
                 began,
                 keep_alive,
                 recorded: Recorded::Nothing,
+                proof_on_disk: false,
             }),
             next,
         );
@@ -309,10 +316,14 @@ impl Session {
 
     /// What must be on disk before the next flight of this MOVE: the intent before COPY, the proof before STORE.
     fn due_record(&self, moving: &mut Moving, next: &Translation) -> Option<Record> {
-        let (reaches, record) = match next.copied_line() {
-            _ if !self.settings.journal || !next.is_committed() => return None,
-            Some(copyuid) => (Recorded::Copied, Record::Copied { copyuid: copyuid.map(<[u8]>::to_vec) }),
-            None => (Recorded::Intent, self.intent(next)),
+        let owner = self.owner.as_ref().filter(|_| self.settings.journal)?;
+        let (reaches, record) = match next.milestone() {
+            Milestone::Resolving => return None,
+            Milestone::Copying => (Recorded::Intent, Record::Intent(self.intent(owner.clone(), next))),
+            Milestone::Copied(line) => {
+                (Recorded::Copied, Record::Copied { copyuid: line.map(<[u8]>::to_vec) })
+            }
+            Milestone::Undoing => (Recorded::Undo, Record::Undo),
         };
         (moving.recorded < reaches).then(|| {
             moving.recorded = reaches;
@@ -320,10 +331,32 @@ impl Session {
         })
     }
 
-    fn intent(&self, next: &Translation) -> Record {
+    /// The journal has, or cannot have, what the next flight waits for.
+    pub(super) fn recorded(&mut self, flight: Flight, written: bool) {
+        if let Some(Work::Move(moving)) = &mut self.work {
+            moving.proof_on_disk |= written && moving.recorded == Recorded::Copied;
+            if moving.recorded == Recorded::Undo && moving.proof_on_disk && !written {
+                return self.leave_copies();
+            }
+        }
+        self.send(flight);
+    }
+
+    /// The journal still says that this MOVE is to be finished: then its copies must stay (FAULT-1).
+    fn leave_copies(&mut self) {
+        if let Some(Work::Move(mut moving)) = self.work.take()
+            && let Some(translation) = moving.translation.take()
+        {
+            let next = translation.without_undo();
+            self.proceed(moving, next);
+        }
+    }
+
+    fn intent(&self, owner: Owner, next: &Translation) -> Intent {
         let source = self.selected.as_ref();
         let (target, uids) = next.intent();
-        Record::Intent {
+        Intent {
+            owner,
             source: source
                 .and_then(|selected| selected.mailbox.as_ref())
                 .map(|mailbox| mailbox.octets.clone()),
@@ -333,12 +366,29 @@ impl Session {
         }
     }
 
+    /// Nothing of it went upstream but what it asked: its record is done with.
+    fn end_unsent(&mut self, moving: Moving, verdict: Verdict) {
+        self.notices.push_back(Notice::Journal(Record::Ended));
+        self.end_move(moving, verdict);
+    }
+
+    /// Whether what is said of a selected mailbox is about one that the gateway has opened for itself.
+    pub(super) fn speaks_of_another_mailbox(&self) -> bool {
+        match &self.work {
+            Some(Work::Recover(_)) => true,
+            Some(Work::Move(moving)) => moving.translation.as_ref().is_some_and(|t| t.has_left()),
+            _ => false,
+        }
+    }
+
     fn end_move(&mut self, moving: Moving, verdict: Verdict) {
-        if moving.recorded > Recorded::Nothing {
+        // The record of a MOVE that lost its upstream is for a later session (FAULT-4).
+        if moving.recorded > Recorded::Nothing && verdict.outcome != Outcome::UpstreamLost {
             self.notices.push_back(Notice::Journal(Record::Ended));
         }
         verdict.lines.iter().for_each(|line| self.say(line));
-        self.say(&[&moving.tag.0[..], b" ", &verdict.reply, b"\r\n"].concat());
+        self.say(&[&moving.tag.0[..], b" ", &verdict.reply, verdict.remark.as_bytes(), b"\r\n"].concat());
+        self.notices.extend(verdict.undone.map(|whole| Notice::Undo { whole }));
         if verdict.unprovable_target {
             self.unprovable_targets.insert(moving.target);
         }
@@ -349,18 +399,39 @@ impl Session {
             left_behind: count(verdict.left_behind),
             took: self.now.saturating_sub(moving.began),
         });
+        if let Some(reason) = verdict.ends {
+            self.end_with("", reason);
+        }
     }
 }
 
 // Ends and waits.
 impl Session {
+    /// FAULT-2: once COPY is sent the MOVE is finished even without its client.
+    pub(super) fn outlives_client(&self) -> bool {
+        match &self.work {
+            Some(Work::Move(moving)) => {
+                let copy_waits = self.unsent.is_some() && moving.recorded == Recorded::Intent;
+                moving.translation.as_ref().is_some_and(|t| t.is_committed()) && !copy_waits
+            }
+            _ => false,
+        }
+    }
+
+    /// The client is gone, and so is its MOVE that waits for its turn or the journal.
+    pub(super) fn forget_unsent(&mut self) {
+        if self.unsent.take().is_some() {
+            self.notices.push_back(Notice::Journal(Record::Ended));
+        }
+    }
+
     /// The upstream is no more: the client gets what is true, then BYE (FAULT-3, WIRE-9).
     pub(super) fn upstream_gone(&mut self, reason: &str) {
         if self.finished {
             return;
         }
         self.flight = None;
-        self.unsent = None;
+        let unsent = self.unsent.take().is_some();
         let rest = std::mem::take(&mut self.inbox[Side::Upstream as usize]);
         if self.phase == Phase::Running && !rest.is_empty() && self.work.is_none() {
             self.emit(Side::Client, &rest);
@@ -369,7 +440,10 @@ impl Session {
         if let Some(Work::Move(mut moving)) = self.work.take()
             && let Some(translation) = moving.translation.take()
         {
-            self.end_move(*moving, translation.upstream_lost());
+            match unsent && moving.recorded == Recorded::Intent {
+                true => self.end_unsent(*moving, Translation::not_begun()),
+                false => self.end_move(*moving, translation.upstream_lost()),
+            }
         }
         self.end_with("[UNAVAILABLE] ", reason);
     }
@@ -379,20 +453,21 @@ impl Session {
             (_, Phase::Greeting | Phase::Preamble) => Some(self.settings.greeting_timeout),
             (None, Phase::Running) => None,
             (Some(Work::Move(moving)), Phase::Running) => {
-                Some(self.silence_ends().min(moving.keep_alive).min(self.stall_ends()))
+                let stall_ends = self.stall_ends(Side::Client, CLIENT_STALL);
+                stall_ends.into_iter().chain([self.silence_ends(), moving.keep_alive]).min()
             }
             (Some(_), Phase::Running) => Some(self.silence_ends()),
         }
     }
 
-    /// When the upstream counts as hung. While its octets are not read, it cannot be blamed.
+    /// When the upstream counts as hung. While its octets are not read, or nothing was asked of it because the journal
+    /// is waited for, it cannot be blamed.
     fn silence_ends(&self) -> Duration {
-        if self.wants(Side::Upstream) { self.progress_at + self.settings.move_timeout } else { Duration::MAX }
-    }
-
-    fn stall_ends(&self) -> Duration {
-        let waits = !self.out[Side::Client as usize].is_empty() && !self.client_lost;
-        if waits { self.taken_at + CLIENT_STALL } else { Duration::MAX }
+        if self.wants(Side::Upstream) && self.unsent.is_none() {
+            self.progress_at + self.settings.move_timeout
+        } else {
+            Duration::MAX
+        }
     }
 
     pub(super) fn on_deadline(&mut self) {
@@ -404,9 +479,9 @@ impl Session {
             self.blame(Side::Upstream, Breach::Silence);
             return self.upstream_gone("The mail server does not answer");
         }
-        if self.stall_ends() <= self.now {
-            self.blame(Side::Client, Breach::Silence);
-            return self.client_gone();
+        if self.stall_ends(Side::Client, CLIENT_STALL).is_some_and(|at| at <= self.now) {
+            self.met(Limit::ClientStall);
+            return self.client_stalls();
         }
         if let Some(Work::Move(moving)) = &mut self.work {
             moving.keep_alive = self.now + KEEP_ALIVE;

@@ -3,11 +3,13 @@
 use super::{Kind, OWN_ANSWER, Pending, Phase, Session, UNDERSTOOD};
 use crate::imap::capability::{self, Capabilities};
 use crate::imap::grammar;
+use crate::imap::identity::Who;
 use crate::imap::own_command::Purpose;
 use crate::imap::response::{Condition, Response, Status, Untagged, split_word};
 use crate::imap::scan::{Piece, SHORT_LINE, announced};
-use crate::imap::translation::{Claim, Rights, Selected};
-use crate::imap::{Breach, Notice, Side};
+use crate::imap::selected::{Rights, Selected};
+use crate::imap::translation::Claim;
+use crate::imap::{Breach, Notice, Owner, Side};
 
 /// What becomes of the rest of a response whose first line was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +124,9 @@ impl Session {
                 self.lose_framing(Breach::UnreadableVanished);
                 false
             }
+            Response::Untagged(Untagged::Fetch(..) | Untagged::Opening | Untagged::Exists(_)) => {
+                self.speaks_of_another_mailbox()
+            }
             _ => false,
         };
         if drops || self.phase != Phase::Running {
@@ -189,7 +194,10 @@ impl Session {
         self.authenticated |= login && status.is_ok();
         let line = line.map(|line| self.learn_from(status, line)).unwrap_or_default();
         match kind {
-            Kind::Login { list_seen } => {
+            Kind::Login { list_seen, who } => {
+                if let (Who::Known(user), true) = (who, status.is_ok()) {
+                    self.owner = Some(Owner { user, utf8: false });
+                }
                 let told = list_seen || status.code("CAPABILITY").is_some();
                 self.notices.push_back(Notice::Login { accepted: status.is_ok() });
                 if status.is_ok() && !told {
@@ -199,7 +207,10 @@ impl Session {
                 self.tell_whether_it_qualifies();
             }
             Kind::Select(selected) => self.select_answered(*selected, status),
-            Kind::Close if status.is_ok() => self.selected = None,
+            Kind::Close if status.is_ok() => {
+                self.selected = None;
+                self.closed_mailbox();
+            }
             Kind::Close | Kind::Idle | Kind::Logout | Kind::Other => {}
         }
         self.emit(Side::Client, &line);
@@ -260,6 +271,10 @@ impl Session {
         let line = match data {
             Untagged::Status(status) => self.learn_from(status, line),
             Untagged::Capability(list) => self.relist(list, line),
+            Untagged::Enabled(list) => {
+                self.learn_enabled(list);
+                return self.forward(line);
+            }
             _ => return self.forward(line),
         };
         self.forward(&line)
@@ -276,6 +291,14 @@ impl Session {
                 *count = count.saturating_sub(u32::try_from(uids.count()).unwrap_or(u32::MAX))
             }
             _ => {}
+        }
+    }
+
+    /// CAP-8: what is on is what the upstream says is on.
+    fn learn_enabled(&mut self, list: &[u8]) {
+        let accepts = |word: &[u8]| word.eq_ignore_ascii_case(b"UTF8=ACCEPT");
+        if let Some(owner) = &mut self.owner {
+            owner.utf8 |= list.split(|c| *c == b' ').any(accepts);
         }
     }
 
@@ -300,7 +323,7 @@ impl Session {
         self.capabilities = Capabilities::parse(list);
         self.list_known = true;
         for pending in &mut self.pending {
-            if let Kind::Login { list_seen } = &mut pending.kind {
+            if let Kind::Login { list_seen, .. } = &mut pending.kind {
                 *list_seen = true;
             }
         }
@@ -322,31 +345,17 @@ impl Session {
             return self.relist(list, line);
         }
         let opening = self.pending.iter().any(|p| matches!(p.kind, Kind::Select(_)));
+        if opening && status.code("CLOSED").is_some() {
+            // What came so far was said of the mailbox before.
+            self.opening = Selected::default();
+            self.opening_exists = 0;
+        }
         let view = if opening { Some(&mut self.opening) } else { self.selected.as_mut() };
-        if let (Some(view), Some((name, argument))) = (view, status.code) {
-            match () {
-                () if name.eq_ignore_ascii_case(b"READ-ONLY") => view.read_only = true,
-                // What came so far was said of the mailbox before.
-                () if name.eq_ignore_ascii_case(b"CLOSED") && opening => {
-                    self.opening = Selected::default();
-                    self.opening_exists = 0;
-                }
-                () if name.eq_ignore_ascii_case(b"UIDVALIDITY") => {
-                    view.validity = grammar::number(argument).ok().map(|(_, n)| n);
-                }
-                () if name.eq_ignore_ascii_case(b"PERMANENTFLAGS") => {
-                    view.deleted_is_not_permanent = !names_deleted(argument);
-                }
-                () => {}
-            }
+        if let Some(view) = view {
+            view.learn(status);
         }
         line.to_vec()
     }
-}
-
-fn names_deleted(flags: &[u8]) -> bool {
-    let mut flags = flags.split(|c| b" ()".contains(c));
-    flags.any(|flag| flag.eq_ignore_ascii_case(b"\\Deleted"))
 }
 
 fn is_word(line: &[u8], word: &[u8]) -> bool {

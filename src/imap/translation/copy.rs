@@ -2,13 +2,15 @@
 
 use super::remove::{Proved, Removing};
 use super::unproven::Unproven;
-use super::watch::{Searched, Watch};
-use super::{Claim, Job, Next, Stage, Translation, Verdict, Writable, refusal};
+use super::watch::Watch;
+use super::{Claim, Job, Next, Stage, Translation, Verdict, refusal};
 use crate::imap::Outcome;
 use crate::imap::grammar::{self, FetchedState};
 use crate::imap::own_command::{Flight, Purpose};
-use crate::imap::proof::Copies;
+use crate::imap::proof::{Copies, Doubled};
 use crate::imap::response::{Status, Untagged};
+use crate::imap::searched::Searched;
+use crate::imap::selected::Writable;
 use crate::imap::sequence::UidSet;
 
 /// The first flight is on its way.
@@ -94,8 +96,7 @@ impl Copying {
         let unproven = self.copies.unproven(Some(&self.watch.listed).filter(|_| self.listing_is_whole));
         match (self.copies.proof(), unproven) {
             (Some(proof), unproven) => {
-                // Where that cannot be read, no flag is known to be the gateway's.
-                let flagged_before = self.searched.there(&self.set);
+                let flagged_before = self.searched.is_certain().then(|| self.searched.there(&self.set));
                 let proof_is_missing = !self.copies.all_accepted_are_proved();
                 let proved = Proved { proof, unproven, proof_is_missing, refused, flagged_before };
                 Removing::begin(job, proved, self.watch)

@@ -4,7 +4,8 @@
 //!   start ── resolve ──> copy ──────────> remove ────────────> finish: OK
 //!            numbers     list, search,    UID STORE,    │
 //!            to UIDs     UID COPY         UID EXPUNGE   ├ not all seen leaving: search, once more, search
-//!                          │                            └ still there: finish, NO that says what is left where
+//!                          │                            └ still there ──> undo: un-flag, search, SELECT the target,
+//!                          │                                  remove the copies; finish: NO, BYE
 //!                          └ no proof of the copy: finish, NO; nothing was flagged
 //! ```
 //!
@@ -15,6 +16,7 @@ mod copy;
 mod numbers;
 mod remove;
 mod resolve;
+mod undo;
 mod unproven;
 mod watch;
 
@@ -25,74 +27,13 @@ use super::mailbox::Mailbox;
 use super::own_command::{Flight, Purpose, Writer};
 use super::proof::Refused;
 use super::response::{Status, Untagged};
+use super::selected::Selected;
 use super::sequence::UidSet;
 use copy::Copying;
 use remove::Removing;
 use resolve::Resolving;
+use undo::Undoing;
 use unproven::Unproven;
-
-/// What is known of the selected mailbox (RFC 9051 section 3.3).
-#[derive(Clone, Debug, Default)]
-pub struct Selected {
-    /// Its name as the client wrote it, if the gateway could read it.
-    pub(super) mailbox: Option<Mailbox>,
-    /// Opened with EXAMINE, or the upstream said READ-ONLY.
-    pub(super) read_only: bool,
-    /// PERMANENTFLAGS came and lacked `\Deleted`.
-    pub(super) deleted_is_not_permanent: bool,
-    /// Its UIDVALIDITY, if the upstream has told it.
-    pub(super) validity: Option<u32>,
-    /// The answer to MYRIGHTS.
-    pub(super) rights: Rights,
-}
-
-/// A selected mailbox that messages may leave: only from one can a MOVE start (MOVE-4).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Writable<'a>(&'a Selected);
-
-impl Selected {
-    /// The error is the refusal.
-    fn writable(&self) -> Result<Writable<'_>, Verdict> {
-        let may = !self.deleted_is_not_permanent && self.rights != Rights::MayNotDelete;
-        match () {
-            () if self.read_only => Err(no_permission("it is open read-only")),
-            () if !may => Err(no_permission("you may not delete messages there")),
-            () => Ok(Writable(self)),
-        }
-    }
-}
-
-impl<'a> Writable<'a> {
-    /// Its name, if MYRIGHTS is to be asked first.
-    fn to_ask_rights_of(self, upstream: &Capabilities) -> Option<&'a Mailbox> {
-        let asks = upstream.acl && self.0.rights == Rights::NotAsked;
-        self.0.mailbox.as_ref().filter(|_| asks)
-    }
-}
-
-fn no_permission(why: &str) -> Verdict {
-    let reply = format!("NO [NOPERM] Nothing was moved out of the selected mailbox: {why}");
-    Verdict::new(Outcome::Refused, reply)
-}
-
-/// What MYRIGHTS said of the selected mailbox (RFC 4314; MOVE-4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Rights {
-    #[default]
-    NotAsked,
-    /// The upstream would not tell: go on.
-    NotTold,
-    MayDelete,
-    MayNotDelete,
-}
-
-impl Rights {
-    /// `d` of RFC 2086, or both `t` and `e`.
-    pub fn parse(rights: &[u8]) -> Rights {
-        let has = |right| rights.contains(&right);
-        if has(b'd') || (has(b't') && has(b'e')) { Rights::MayDelete } else { Rights::MayNotDelete }
-    }
-}
 
 /// What becomes of a line of the upstream during a MOVE.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,13 +51,19 @@ pub(super) enum Claim {
 pub(super) struct Verdict {
     /// Untagged lines, whole, before the tagged reply.
     pub lines: Vec<Vec<u8>>,
-    /// What follows the client's tag and SP, without line end.
+    /// What follows the client's tag and SP, without line end and the remark.
     pub reply: Vec<u8>,
+    /// Behind it: what is left where.
+    pub remark: String,
     pub outcome: Outcome,
     pub moved: u64,
     pub left_behind: u64,
     /// A COPY there proves nothing: the target is refused for the rest of the session (MOVE-6).
     pub unprovable_target: bool,
+    /// Copies were to be removed again: whether all of them were (FAULT-1).
+    pub undone: Option<bool>,
+    /// The session cannot go on: the text of the BYE behind the reply.
+    pub ends: Option<&'static str>,
 }
 
 impl Verdict {
@@ -127,7 +74,17 @@ impl Verdict {
 
     fn new(outcome: Outcome, reply: impl Into<Vec<u8>>) -> Verdict {
         let reply = reply.into();
-        Verdict { lines: Vec::new(), reply, outcome, moved: 0, left_behind: 0, unprovable_target: false }
+        Verdict {
+            lines: Vec::new(),
+            reply,
+            remark: String::new(),
+            outcome,
+            moved: 0,
+            left_behind: 0,
+            unprovable_target: false,
+            undone: None,
+            ends: None,
+        }
     }
 }
 
@@ -152,7 +109,19 @@ enum Stage {
     Resolve(Resolving),
     Copy(Copying),
     Unproven(Unproven),
-    Remove(Removing),
+    Remove(Box<Removing>),
+    Undo(Box<Undoing>),
+}
+
+/// How far a MOVE has come, for the journal.
+#[derive(Debug)]
+pub(super) enum Milestone<'a> {
+    Resolving,
+    Copying,
+    /// The copies are proved, by this line if one can say it.
+    Copied(Option<&'a [u8]>),
+    /// It will never be finished.
+    Undoing,
 }
 
 /// One MOVE in progress.
@@ -185,7 +154,7 @@ pub(super) fn start(
     let MoveCommand { form, set, target } = request;
     let source = match selected.writable() {
         Ok(source) => source,
-        Err(refusal) => return Next::Finish(refusal),
+        Err(why) => return Next::Finish(no_permission(why)),
     };
     Resolving::begin(Job { form, target, writer, uidplus }, set, exists, source)
 }
@@ -198,6 +167,7 @@ impl Translation {
             Stage::Copy(stage) => stage.data(data),
             Stage::Unproven(stage) => stage.data(data),
             Stage::Remove(stage) => stage.data(data),
+            Stage::Undo(stage) => stage.data(data),
         }
     }
 
@@ -208,6 +178,7 @@ impl Translation {
             Stage::Copy(stage) => stage.answered(purpose, status),
             Stage::Unproven(stage) => stage.answered(status),
             Stage::Remove(stage) => stage.answered(purpose, status),
+            Stage::Undo(stage) => stage.answered(purpose, status),
         }
     }
 
@@ -222,12 +193,14 @@ impl Translation {
             )),
             Stage::Resolve(stage) => match selected.writable() {
                 Ok(source) => stage.landed(job, source),
-                Err(refusal) => Next::Finish(refusal),
+                Err(why) => Next::Finish(no_permission(why)),
             },
             Stage::Copy(stage) => stage.landed(job, framed),
             Stage::Unproven(stage) => stage.landed(job),
             Stage::Remove(stage) if !framed => Next::Finish(stage.out_of_step()),
             Stage::Remove(stage) => stage.landed(job),
+            Stage::Undo(stage) if !framed => Next::Finish(stage.out_of_step()),
+            Stage::Undo(stage) => stage.landed(job, selected),
         }
     }
 
@@ -237,9 +210,15 @@ impl Translation {
         (self.job.target.octets.clone(), uids)
     }
 
-    /// Once the copies are proved: the COPYUID line that says so, if one can.
-    pub fn copied_line(&self) -> Option<Option<&[u8]>> {
-        if let Stage::Remove(stage) = &self.stage { Some(stage.copyuid()) } else { None }
+    /// What the journal must know before this stage's flight goes out (FAULT-4).
+    pub fn milestone(&self) -> Milestone<'_> {
+        match &self.stage {
+            Stage::Resolve(_) => Milestone::Resolving,
+            Stage::Copy(_) | Stage::Unproven(_) => Milestone::Copying,
+            Stage::Remove(stage) => Milestone::Copied(stage.copyuid()),
+            Stage::Undo(stage) if stage.is_settled() => Milestone::Undoing,
+            Stage::Undo(_) => Milestone::Copied(None),
+        }
     }
 
     /// Whether UID COPY was sent: from then on the MOVE is finished even without its client (FAULT-2).
@@ -247,16 +226,35 @@ impl Translation {
         !matches!(self.stage, Stage::Resolve(_))
     }
 
+    /// No copy may be removed.
+    pub fn without_undo(self: Box<Self>) -> Next {
+        match self.stage {
+            Stage::Undo(stage) => stage.failed(),
+            _ => Next::Finish(self.upstream_lost()),
+        }
+    }
+
+    /// The upstream is gone, and COPY was not sent.
+    pub fn not_begun() -> Verdict {
+        Verdict::new(
+            Outcome::UpstreamLost,
+            "NO [UNAVAILABLE] The mail server went away before anything was copied; nothing was moved",
+        )
+    }
+
+    /// Whether the source is not selected any more: then what is said of a mailbox is not for the client.
+    pub fn has_left(&self) -> bool {
+        matches!(&self.stage, Stage::Undo(stage) if stage.has_left())
+    }
+
     /// The upstream is gone: what is true then (FAULT-3).
     pub fn upstream_lost(self) -> Verdict {
         match self.stage {
-            Stage::Resolve(_) => Verdict::new(
-                Outcome::UpstreamLost,
-                "NO [UNAVAILABLE] The mail server went away before anything was copied; nothing was moved",
-            ),
+            Stage::Resolve(_) => Translation::not_begun(),
             Stage::Copy(stage) => stage.upstream_lost(),
             Stage::Unproven(stage) => stage.upstream_lost(),
             Stage::Remove(stage) => stage.upstream_lost(),
+            Stage::Undo(stage) => stage.upstream_lost(),
         }
     }
 }
@@ -269,6 +267,11 @@ fn refusal(refused: Option<Refused>) -> Verdict {
             Verdict::new(Outcome::Refused, "NO The mail server did not copy the messages; nothing was moved")
         }
     }
+}
+
+fn no_permission(why: &str) -> Verdict {
+    let reply = format!("NO [NOPERM] Nothing was moved out of the selected mailbox: {why}");
+    Verdict::new(Outcome::Refused, reply)
 }
 
 /// How a set is named in a text for people: its UIDs, cut where it grows long.

@@ -1,12 +1,14 @@
 //! The second flight: flag and expunge what is proved to be copied, and see each message leave (MOVE-7, MOVE-11).
 
-use super::watch::{Searched, Watch};
+use super::undo::Undoing;
+use super::watch::Watch;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named};
 use crate::imap::Outcome;
 use crate::imap::grammar;
 use crate::imap::own_command::{Flight, Purpose};
-use crate::imap::proof::{Copied, Proof, Refused};
+use crate::imap::proof::{Copied, Doubled, Pairs, Proof, Refused};
 use crate::imap::response::{Status, Untagged};
+use crate::imap::searched::Searched;
 use crate::imap::sequence::UidSet;
 
 /// What the first flight has shown.
@@ -18,8 +20,8 @@ pub struct Proved {
     /// A COPY was accepted and brought no COPYUID.
     pub proof_is_missing: bool,
     pub refused: Option<Refused>,
-    /// Had `\Deleted` before the gateway set it.
-    pub flagged_before: Option<UidSet>,
+    /// Had `\Deleted` before the gateway set it: these, or none of them; `None` if the upstream did not say.
+    pub flagged_before: Option<Option<UidSet>>,
 }
 
 /// Where the removal stands.
@@ -33,8 +35,6 @@ enum Step {
     StoreAgain(Copied),
     /// UID EXPUNGE once more.
     ExpungeAgain,
-    /// The flags of what stays, for the client.
-    TellFlags { stays: UidSet },
 }
 
 /// Messages are in the target; now they leave the source.
@@ -79,7 +79,7 @@ impl Removing {
     }
 
     fn send(self, flight: Flight, job: Job) -> Next {
-        Next::Send(flight, Box::new(Translation { job, stage: Stage::Remove(self) }))
+        Next::Send(flight, Box::new(Translation { job, stage: Stage::Remove(Box::new(self)) }))
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
@@ -87,7 +87,7 @@ impl Removing {
             Untagged::Search(numbers) => self.search(numbers),
             // The client gets the gateway's, once.
             Untagged::Status(status) if status.code("COPYUID").is_some() => Claim::Mine,
-            Untagged::Fetch(number, items) if !matches!(self.step, Step::TellFlags { .. }) => {
+            Untagged::Fetch(number, items) => {
                 let Some(state) = grammar::fetched_state(items) else { return Claim::Forward };
                 let uid = state.uid.or_else(|| self.watch.numbers.uid(*number));
                 let moved = uid.is_some_and(|uid| self.proved.proof.copied.uids().contains(uid));
@@ -95,6 +95,11 @@ impl Removing {
             }
             _ => self.removal(data),
         }
+    }
+
+    /// Takes note of a removal that is not for the client.
+    pub fn see(&mut self, data: &Untagged<'_>) {
+        self.watch.removal(data);
     }
 
     fn removal(&mut self, data: &Untagged<'_>) -> Claim {
@@ -133,7 +138,7 @@ impl Removing {
     pub fn landed(mut self, job: Job) -> Next {
         match std::mem::replace(&mut self.step, Step::Both) {
             Step::Both | Step::ExpungeAgain => match self.to_check() {
-                None => Next::Finish(self.finish(None)),
+                None => Next::Finish(self.finish(None, Vec::new())),
                 Some(wanted) => self.check(wanted, job),
             },
             Step::Check { wanted, searched } => self.checked(searched.there(&wanted), job),
@@ -142,19 +147,17 @@ impl Removing {
                 let flight = job.writer.expunge(job.uidplus, &copied);
                 self.send(flight, job)
             }
-            Step::TellFlags { stays } => Next::Finish(self.finish(Some(&stays))),
         }
     }
 
     /// Copied and not seen leaving.
     fn unseen(&self) -> Option<UidSet> {
-        let copied = self.proved.proof.copied.uids();
-        self.watch.left.set().map_or_else(|| Some(copied.clone()), |left| copied.without(&left))
+        self.not_seen_leaving(self.copied())
     }
 
     fn to_check(&self) -> Option<UidSet> {
         let both = self.proved.unproven.iter().cloned().chain(self.unseen()).reduce(|a, b| a.union(&b))?;
-        self.watch.left.set().map_or(Some(both.clone()), |left| both.without(&left))
+        self.not_seen_leaving(&both)
     }
 
     /// In a flight of its own: in the same one Dovecot answers it first, from before the removal.
@@ -169,13 +172,11 @@ impl Removing {
             self.not_copied = there.as_ref().and_then(|there| there.intersection(&unproven));
         }
         let Some(stay) = there.and_then(|there| self.proved.proof.copied.only(&there)) else {
-            return Next::Finish(self.finish(None));
+            return Next::Finish(self.finish(None, Vec::new()));
         };
         if self.again {
             let stays = stay.uids().clone();
-            let flight = job.writer.fetch_flags(&stays);
-            self.step = Step::TellFlags { stays };
-            return self.send(flight, job);
+            return Undoing::begin(job, self, stays);
         }
         self.again = true;
         let flight = job.writer.store(&stay);
@@ -183,10 +184,12 @@ impl Removing {
         self.send(flight, job)
     }
 
-    fn finish(mut self, stays: Option<&UidSet>) -> Verdict {
+    /// The tagged reply. `stays`: what did not leave the source, and what is to be said of it.
+    pub fn finish(mut self, stays: Option<&UidSet>, about_these: Vec<String>) -> Verdict {
         let stayed = stays.map_or(0, UidSet::count);
-        let moved = self.proved.proof.copied.uids().count() - stayed;
-        let mut verdict = self.verdict(stays, moved);
+        let moved = self.copied().count() - stayed;
+        let left: Vec<_> = self.not_copied_at_all().into_iter().chain(about_these).collect();
+        let mut verdict = self.verdict(&left, stays.is_some(), moved);
         verdict.moved = moved;
         verdict.left_behind = stayed;
         verdict.unprovable_target = self.proved.proof_is_missing && self.not_copied.is_some();
@@ -194,8 +197,7 @@ impl Removing {
         verdict
     }
 
-    fn verdict(&self, stays: Option<&UidSet>, moved: u64) -> Verdict {
-        let left = self.what_is_left(stays);
+    fn verdict(&self, left: &[String], some_stay: bool, moved: u64) -> Verdict {
         if left.is_empty() {
             let reply = match &self.highest_modseq {
                 Some(n) => [b"OK [HIGHESTMODSEQ ", &n[..], b"] Move completed"].concat(),
@@ -203,23 +205,22 @@ impl Removing {
             };
             return Verdict::new(Outcome::Moved, reply);
         }
-        let mut reply = self.refused_by(stays).unwrap_or_else(|| match stays {
-            Some(_) => b"NO [CONTACTADMIN] The mail server did not remove all messages".to_vec(),
-            None => b"NO The mail server did not copy all messages".to_vec(),
-        });
-        reply.extend_from_slice(format!(" ({moved} moved; {})", left.join("; ")).as_bytes());
-        Verdict::new(Outcome::Incomplete, reply)
+        let mut verdict = Verdict::new(Outcome::Incomplete, self.words(some_stay));
+        verdict.remark = format!(" ({moved} moved; {})", left.join("; "));
+        verdict
     }
 
     /// The upstream's own words, as a NO: what was moved stays moved.
-    fn refused_by(&self, stays: Option<&UidSet>) -> Option<Vec<u8>> {
-        let copy = self.proved.refused.as_ref().map(|refused| refused.reply.clone());
-        let words = copy.or_else(|| stays.and(self.refusal.clone()))?;
-        let (_, text) = crate::imap::response::split_word(&words);
-        Some([b"NO ", text].concat())
+    fn words(&self, some_stay: bool) -> Vec<u8> {
+        let copy = self.proved.refused.as_ref().map(|refused| &refused.reply);
+        match copy.or(self.refusal.as_ref().filter(|_| some_stay)) {
+            Some(words) => [b"NO ", crate::imap::response::split_word(words).1].concat(),
+            None if some_stay => b"NO The mail server did not remove all messages".to_vec(),
+            None => b"NO The mail server did not copy all messages".to_vec(),
+        }
     }
 
-    fn what_is_left(&self, stays: Option<&UidSet>) -> Vec<String> {
+    fn not_copied_at_all(&self) -> Vec<String> {
         let mut left = Vec::new();
         if let Some(refused) = &self.proved.refused {
             left.push(format!("not copied and still in the source: {}", named(&refused.set)));
@@ -228,17 +229,33 @@ impl Removing {
             let copies = if self.proved.proof_is_missing { ", copies may be in the target" } else { "" };
             left.push(format!("not provably copied and still in the source{copies}: {}", named(set)));
         }
-        if let Some(set) = stays {
-            left.push(format!("in the target and still in the source: {}", named(set)));
-        }
-        if let Some(set) = stays.and_then(|set| self.newly_flagged(set)) {
-            left.push(format!("of these the gateway asked to flag as deleted: {}", named(&set)));
-        }
         left
     }
 
-    fn newly_flagged(&self, stays: &UidSet) -> Option<UidSet> {
-        self.proved.flagged_before.as_ref().map_or(Some(stays.clone()), |before| stays.without(before))
+    /// On which the gateway has set `\Deleted`, as far as that is known.
+    pub fn newly_flagged(&self, stays: &UidSet) -> Option<UidSet> {
+        let before = self.proved.flagged_before.as_ref()?;
+        before.as_ref().map_or(Some(stays.clone()), |before| stays.without(before))
+    }
+
+    /// What had `\Deleted` before, as far as that is known.
+    pub fn flagged_before(&self) -> Option<&UidSet> {
+        self.proved.flagged_before.as_ref()?.as_ref()
+    }
+
+    /// Which copy is whose, if one UIDVALIDITY holds for all.
+    pub fn pairs(&self) -> Option<&Pairs> {
+        self.proved.proof.pairs.as_ref()
+    }
+
+    /// The UIDs in the source of all that was copied.
+    pub fn copied(&self) -> &UidSet {
+        self.proved.proof.copied.uids()
+    }
+
+    /// Of these, what nobody was seen to remove.
+    pub fn not_seen_leaving(&self, set: &UidSet) -> Option<UidSet> {
+        self.watch.left.set().map_or_else(|| Some(set.clone()), |left| set.without(&left))
     }
 
     /// MOVE-9: COPYUID if it was not said yet, and HIGHESTMODSEQ where no OK will carry it.
@@ -255,14 +272,14 @@ impl Removing {
 
     /// The upstream's answers cannot be followed any more (WIRE-1): then no line shows that a message has left.
     pub fn out_of_step(self) -> Verdict {
-        let copied = self.proved.proof.copied.uids().clone();
+        let copied = self.copied().clone();
         self.uncertain(&copied, "[SERVERBUG] The mail server's answers got out of step during the move")
     }
 
     /// What was seen leaving is moved; of the rest nothing is known but that the target has it (FAULT-3).
     pub fn upstream_lost(mut self) -> Verdict {
         self.not_copied = self.not_copied.or(self.proved.unproven.take());
-        let Some(unseen) = self.unseen() else { return self.finish(None) };
+        let Some(unseen) = self.unseen() else { return self.finish(None, Vec::new()) };
         let mut verdict = self.uncertain(&unseen, "[UNAVAILABLE] The mail server went away during the move");
         verdict.outcome = Outcome::UpstreamLost;
         verdict
@@ -271,13 +288,9 @@ impl Removing {
     /// Nothing is known of `unseen` but that the target has it; nor of what was not proved.
     fn uncertain(mut self, unseen: &UidSet, why: &str) -> Verdict {
         self.not_copied = self.not_copied.or(self.proved.unproven.take());
-        let perhaps = format!(
-            "in the target, and perhaps still in the source and flagged as deleted there: {}",
-            named(unseen)
-        );
-        let left: Vec<_> = self.what_is_left(None).into_iter().chain([perhaps]).collect();
-        let mut verdict = self.finish(Some(unseen));
-        verdict.reply = format!("NO {why} ({} moved; {})", verdict.moved, left.join("; ")).into_bytes();
+        let perhaps = "in the target, and perhaps still in the source and flagged as deleted there";
+        let mut verdict = self.finish(Some(unseen), vec![format!("{perhaps}: {}", named(unseen))]);
+        verdict.reply = format!("NO {why}").into_bytes();
         verdict
     }
 }

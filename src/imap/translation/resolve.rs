@@ -2,13 +2,14 @@
 
 use super::copy::Copying;
 use super::watch::Early;
-use super::{Claim, Job, Next, Stage, Translation, Verdict, Writable};
+use super::{Claim, Job, Next, Stage, Translation, Verdict};
 use crate::imap::Outcome;
 use crate::imap::capability::Capabilities;
 use crate::imap::command::Form;
 use crate::imap::grammar::{self, FetchedState};
 use crate::imap::own_command::{Flight, OwnCommand, Purpose};
 use crate::imap::response::{Status, Untagged};
+use crate::imap::selected::Writable;
 use crate::imap::sequence::{Collected, End, NumberSet, SequenceSet, UidSet};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};

@@ -1,11 +1,11 @@
 //! COPY said OK and proved nothing: no message is flagged (MOVE-6, MOVE-12).
 
-use super::watch::Searched;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named, refusal};
 use crate::imap::Outcome;
 use crate::imap::own_command::Flight;
 use crate::imap::proof::Refused;
 use crate::imap::response::{Status, Untagged};
+use crate::imap::searched::Searched;
 use crate::imap::sequence::UidSet;
 
 /// Is anything of it there at all?

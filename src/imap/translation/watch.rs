@@ -2,8 +2,7 @@
 
 use super::Claim;
 use super::numbers::Numbers;
-use crate::imap::grammar;
-use crate::imap::response::{Status, Untagged};
+use crate::imap::response::Untagged;
 use crate::imap::sequence::{Collected, UidSet};
 use std::collections::HashSet;
 
@@ -15,43 +14,6 @@ pub struct Watch {
     /// Seen leaving, by EXPUNGE or VANISHED, whoever removed them.
     pub left: Collected,
     early: Early,
-}
-
-/// The answers to a flight of searches: what they found, if every one of them is there and can be read.
-#[derive(Debug)]
-pub struct Searched {
-    awaited: usize,
-    found: Collected,
-    failed: bool,
-}
-
-impl Searched {
-    /// So many searches are in the flight.
-    pub fn of(awaited: usize) -> Searched {
-        Searched { awaited, found: Collected::default(), failed: false }
-    }
-
-    /// A SEARCH response came.
-    pub fn data(&mut self, numbers: &[u8]) {
-        match (self.awaited.checked_sub(1), grammar::search_result(numbers)) {
-            (Some(rest), Some(found)) => {
-                self.awaited = rest;
-                self.found.append(&found);
-            }
-            _ => self.failed = true,
-        }
-    }
-
-    /// A tagged reply came.
-    pub fn answered(&mut self, status: &Status<'_>) {
-        self.failed |= !status.is_ok();
-    }
-
-    /// What of `wanted` must be taken to be there: all of it, if an answer is missing or unreadable.
-    pub fn there(&self, wanted: &UidSet) -> Option<UidSet> {
-        let known = self.awaited == 0 && !self.failed;
-        if known { self.found.set()?.intersection(wanted) } else { Some(wanted.clone()) }
-    }
 }
 
 /// Messages of which another session's change told the UID before the answer to the gateway's own FETCH did.

@@ -6,7 +6,7 @@
 #[path = "../../../src/imap/mod.rs"]
 mod imap;
 
-use imap::{Session, Settings, Side, Tls};
+use imap::{Session, Settings, Side, Tls, Unfinished};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ enum Op<'a> {
     Lost(Side),
     Tick(u8),
     Drain,
+    Persisted,
+    /// So many unfinished MOVEs.
+    Owed(u8),
     Secured(Side),
 }
 
@@ -51,6 +54,8 @@ impl<'a> Iterator for Ops<'a> {
             b'4'..=b'5' => Op::Secured(side(code)),
             b't' => Op::Tick(*self.take(1).first()?),
             b'd' => Op::Drain,
+            b'p' => Op::Persisted,
+            b'o' => Op::Owed(*self.take(1).first()?),
             _ => Op::Receive(Side::Upstream, self.speech()),
         })
     }
@@ -63,8 +68,20 @@ fn settings(code: u8) -> Settings {
         upstream_tls: tls(code >> 2),
         require_tls: code & 16 != 0,
         advertise_before_login: code & 32 != 0,
+        journal: code & 128 != 0,
         max_line: if code & 64 == 0 { 8_000 } else { 100 },
         ..Settings::default()
+    }
+}
+
+fn owed(id: u8) -> Unfinished {
+    let copyuid = [&b"* OK [COPYUID 9 12:13 1:2] Moved\r\n"[..], b"* OK [COPYUID 7 5 6] x\r\n", b"* OK x\r\n"];
+    Unfinished {
+        id: id.into(),
+        source: b"INBOX".to_vec(),
+        source_validity: 7,
+        target: [&b"T"[..], b"INBOX", b"\xc4"][usize::from(id % 3)].to_vec(),
+        copyuid: copyuid[usize::from(id % 3)].to_vec(),
     }
 }
 
@@ -83,6 +100,8 @@ fn play(code: u8, data: &[u8], cut: usize) -> (Vec<u8>, Vec<u8>, bool) {
                 session.tick(Duration::from_secs(now));
             }
             Op::Drain => session.drain(),
+            Op::Persisted => session.persisted(true),
+            Op::Owed(count) => session.recover((0..count % 4).map(owed).collect()),
         }
         client.extend(session.output(Side::Client).split());
         upstream.extend(session.output(Side::Upstream).split());
