@@ -135,13 +135,24 @@ impl Gateway {
 
     /// All octets in the journal's folder, and the names there.
     fn journal(&self) -> Vec<u8> {
-        let files = fs::read_dir(self.folder.path().join("journal")).expect("a folder");
-        let paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
-        let octets = |path: &std::path::PathBuf| {
-            let name = path.to_string_lossy().into_owned().into_bytes();
-            [name, fs::read(path).expect("reads")].concat()
-        };
-        paths.iter().flat_map(octets).collect()
+        let begun = Instant::now();
+        loop {
+            match self.read_journal() {
+                Ok(octets) => return octets,
+                // A file that is being made gets its name when it is whole.
+                Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+            }
+        }
+    }
+
+    fn read_journal(&self) -> std::io::Result<Vec<u8>> {
+        let mut octets = Vec::new();
+        for file in fs::read_dir(self.folder.path().join("journal"))? {
+            let path = file?.path();
+            octets.extend(path.as_os_str().as_encoded_bytes());
+            octets.extend(fs::read(&path)?);
+        }
+        Ok(octets)
     }
 }
 
