@@ -396,6 +396,23 @@ impl Server {
         }
     }
 
+    /// Another session brings a message.
+    pub fn deliver(&mut self, mailbox: usize, flags: u8) -> u32 {
+        self.arrive(mailbox, flags, Some(By::Other), None)
+    }
+
+    /// Another session expunges one.
+    pub fn expunge_elsewhere(&mut self, mailbox: usize, uid: u32) {
+        self.remove(mailbox, uid, By::Other);
+    }
+
+    /// The connection is over, another one begins: the mailboxes are as they were.
+    pub fn reconnect(&mut self) {
+        (self.selected, self.idling, self.closed, self.qresync) = (None, None, false, false);
+        (self.reader, self.held) = (Commands::default(), Vec::new());
+        self.out = b"* OK model ready\r\n".to_vec();
+    }
+
     pub fn receive(&mut self, octets: &[u8]) {
         self.reader.push(octets);
     }
@@ -549,6 +566,7 @@ impl Server {
                 self.line(format!("{tag} OK Enabled"));
             }
             "SELECT" | "EXAMINE" => self.select(command, &tag),
+            "CLOSE" => self.close(command, &tag),
             "MOVE" if self.manner.native => {
                 let answer =
                     if self.selected.is_some() { self.native_move(command) } else { "BAD No mailbox".into() };
@@ -655,6 +673,15 @@ impl Server {
         }
         self.selected = Some(Selected { mailbox, read_only, view, next, saved: Vec::new() });
         self.line(format!("{tag} OK [{access}] Selected {{7}}"));
+    }
+
+    /// It would expunge what is flagged as deleted, the user's own mail too, but where nothing can be changed.
+    fn close(&mut self, command: &Command, tag: &str) {
+        if self.selected.take().is_some_and(|closed| !closed.read_only) {
+            self.violation("CLOSE of a mailbox that is not read-only", command);
+        }
+        self.facts.push(Fact::Deselected);
+        self.line(format!("{tag} OK Close completed"));
     }
 
     /// What left before this session began: it is not in the count.
@@ -774,13 +801,15 @@ impl Server {
             self.sync(true);
         }
         let named = self.named(&Self::set_arg(command), by_number);
-        let wants_flags = command.args.iter().any(|word| word.value().eq_ignore_ascii_case(b"FLAGS"));
+        let wants = |item: &[u8]| command.args.iter().any(|word| word.value().eq_ignore_ascii_case(item));
+        let (wants_flags, describes) = (wants(b"FLAGS"), wants(b"RFC822.SIZE"));
         let mut omitted = false;
         for uid in named {
             if self.number(uid) == 0 {
                 continue; // announced as gone while this was answered
             }
             match self.message(uid).map(|message| message.flags) {
+                Some(_) if describes => self.description(uid),
                 None if wants_flags || self.rng.bool() => omitted = true,
                 flags => self.fetch_line(uid, flags.unwrap_or_default(), flags.is_some(), wants_flags),
             }
@@ -797,6 +826,20 @@ impl Server {
         } else {
             "OK Fetch completed".to_owned()
         }
+    }
+
+    /// What a message and its copy have in common.
+    fn description(&mut self, uid: u32) {
+        let Some((content, flags)) = self.message(uid).map(|message| (message.content, message.flags)) else {
+            return;
+        };
+        let (number, names) = (self.number(uid), flag_names(flags).join(" "));
+        let date = format!("{:2}-Mar-2019 12:34:56 +0200", content % 28 + 1);
+        let size = 1_000 + content;
+        self.told(uid, flags);
+        self.data(format!(
+            "* {number} FETCH (UID {uid} FLAGS ({names}) INTERNALDATE \"{date}\" RFC822.SIZE {size})"
+        ));
     }
 
     fn fetch_line(&mut self, uid: u32, flags: u8, exists: bool, wants_flags: bool) {
