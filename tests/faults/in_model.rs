@@ -1,7 +1,7 @@
 //! The table in one process: a [`Session`] in front of the model mail store, with a clock that is set and a journal that is a
 //! variable.
 
-use crate::play::{Play, Told};
+use crate::play::{MOVE, Play, reply};
 use crate::scripted::{STOPPED, Scripted};
 use crate::store::Manner;
 use crate::{Case, Fault, report};
@@ -29,15 +29,14 @@ fn play(case: Case, scripted: Scripted) {
     let mut run = Run::new(scripted);
     run.log_in();
     let request = run.scripted.request();
-    run.say(&format!("m {request}"));
+    run.say(MOVE, &request);
     match case.is_stopped() {
         true => assert!(run.heard.contains(STOPPED), "{}", run.heard),
-        false => assert!(run.told().is_some(), "{}", run.heard),
+        false => assert!(reply(&run.heard, MOVE).is_some(), "{}", run.heard),
     }
     play.reached(&run.scripted);
     run.suffer(case.fault);
-    play.at_once(&run.scripted, &run.told());
-    run.ends_as_it_should(case);
+    play.at_once(&run.scripted, &run.heard);
 
     run.begin_again();
     run.log_in();
@@ -71,13 +70,14 @@ impl Run {
     fn log_in(&mut self) {
         self.pump();
         for (tag, command) in [("l", "LOGIN alice wonderland"), ("s", "SELECT INBOX")] {
-            self.say(&format!("{tag} {command}"));
-            assert!(self.replied(tag).starts_with("OK "), "{}", self.heard);
+            self.say(tag, command);
+            assert!(reply(&self.heard, tag).is_some_and(|reply| reply.starts_with("OK ")), "{}", self.heard);
         }
+        self.heard.clear();
     }
 
-    fn say(&mut self, line: &str) {
-        self.session.receive(Side::Client, format!("{line}\r\n").as_bytes());
+    fn say(&mut self, tag: &str, command: &str) {
+        self.session.receive(Side::Client, format!("{tag} {command}\r\n").as_bytes());
         self.pump();
     }
 
@@ -99,19 +99,6 @@ impl Run {
         }
     }
 
-    /// The reply with this tag, without it.
-    fn replied(&self, tag: &str) -> &str {
-        self.reply(tag).unwrap_or_else(|| panic!("no reply to {tag}: {}", self.heard))
-    }
-
-    fn reply(&self, tag: &str) -> Option<&str> {
-        self.heard.lines().find_map(|line| line.strip_prefix(tag)?.strip_prefix(' '))
-    }
-
-    fn told(&self) -> Told {
-        self.reply("m").map(str::to_owned)
-    }
-
     fn suffer(&mut self, fault: Fault) {
         match fault {
             Fault::Reset => self.session.lost(Side::Upstream, "The connection broke"),
@@ -130,6 +117,7 @@ impl Run {
             self.session.receive(Side::Upstream, &said);
         }
         self.pump();
+        self.say("n", "NOOP");
     }
 
     /// The clock goes on, and nothing else.
@@ -137,21 +125,6 @@ impl Run {
         while !self.session.is_finished() {
             self.now = self.session.deadline().expect("a deadline");
             self.session.tick(self.now);
-        }
-    }
-
-    /// A session that goes on answers; one that is over has said BYE.
-    fn ends_as_it_should(&mut self, case: Case) {
-        if matches!(case.fault, Fault::Sigkill | Fault::ClientGone) {
-            return;
-        }
-        assert_eq!(self.session.is_finished(), case.ends_the_session(), "{}", self.heard);
-        match self.session.is_finished() {
-            true => assert!(self.heard.lines().last().is_some_and(|line| line.starts_with("* BYE "))),
-            false => {
-                self.say("n NOOP");
-                assert!(self.replied("n").starts_with("OK "), "{}", self.heard);
-            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The fault matrix: a MOVE is stopped at each of its steps, and there something breaks (FAULT-1 to FAULT-4).
 //!
-//! [`TABLE`] says what must be so in the end. It is played in one process, by an [`imap::Session`] in front of the model
-//! mail store ([`in_model`]). Each cell is played with 1, 3 and 100 messages, and with 3 and 100 of which another session
-//! expunges one just before, or just after, they are copied. Another session's mail arrives in both mailboxes meanwhile.
+//! [`TABLE`] says what must be so in the end. It is played twice: in one process, by an [`imap::Session`] in front of the
+//! model mail store ([`in_model`]), and by the program itself, with its journal, in front of that store behind a socket
+//! ([`with_program`]). Each cell is played with 1, 3 and 100 messages, and with 3 and 100 of which another session expunges
+//! one just before, or just after, they are copied. Another session's mail arrives in both mailboxes meanwhile.
 //!
 //! In each of these runs, whatever its cell says ([`play`]):
 //!
@@ -14,8 +15,14 @@
 //!
 //! [`imap::Session`]: imapmove::imap::Session
 
+#[path = "../support/in_memory.rs"]
+mod in_memory;
 mod in_model;
+#[path = "../support/peer.rs"]
+mod peer;
 mod play;
+#[path = "../support/program.rs"]
+mod program;
 #[path = "../support/remark.rs"]
 mod remark;
 mod scripted;
@@ -23,6 +30,7 @@ mod scripted;
 mod store;
 #[path = "../support/strict.rs"]
 mod strict;
+mod with_program;
 
 use std::fmt;
 
@@ -58,8 +66,7 @@ pub enum Fault {
     Bye,
     /// The server says nothing any more.
     Hang,
-    /// The server answers NO to the command that it did not get, or whose success was not heard, and to it alone: each time
-    /// that it comes.
+    /// The server does not stop: it answers NO to the command at which it would have, each time that this command comes.
     No,
     /// The same, the first time.
     NoOnce,

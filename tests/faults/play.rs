@@ -1,7 +1,7 @@
 //! What is checked in every run, whoever plays it.
 
 use crate::remark::{Remark, Says};
-use crate::scripted::{SOURCE, Scripted, TARGET};
+use crate::scripted::{self, SOURCE, Scripted, TARGET};
 use crate::store::{By, DELETED, Fact, Message};
 use crate::{Boundary, Case, End, Fault, Vanishes};
 use std::collections::{HashMap, HashSet};
@@ -19,8 +19,13 @@ pub enum Stands {
     Target,
 }
 
-/// The tagged reply to the MOVE, without the tag, if there was one.
-pub type Told = Option<String>;
+/// The tag of the MOVE.
+pub const MOVE: &str = "m";
+
+/// The reply with this tag, without it, in what a client has got.
+pub fn reply<'a>(heard: &'a str, tag: &str) -> Option<&'a str> {
+    heard.lines().find_map(|line| line.strip_prefix(tag)?.strip_prefix(' '))
+}
 
 impl Boundary {
     /// What stands there.
@@ -61,10 +66,10 @@ impl End {
     }
 }
 
-/// Tells the messages apart by what they say, and the bystanders by what they were.
+/// Knows what was to be moved.
 pub struct Play {
     case: Case,
-    contents: Vec<(u32, u32)>,
+    moved: Vec<Message>,
 }
 
 impl Play {
@@ -72,8 +77,7 @@ impl Play {
     pub fn begin(case: Case, scripted: &Scripted) -> Play {
         let messages = &scripted.store.mailboxes[SOURCE].messages;
         let is_moved = |message: &&Message| scripted.moved.contains(&message.uid);
-        let contents = messages.iter().filter(is_moved).map(|message| (message.uid, message.content));
-        Play { case, contents: contents.collect() }
+        Play { case, moved: messages.iter().filter(is_moved).cloned().collect() }
     }
 
     /// The MOVE has come so far; where the server refuses, it has gone on.
@@ -87,11 +91,18 @@ impl Play {
         assert!(scripted.has_vanished || !vanishes, "one has vanished");
     }
 
-    /// The fault is over, as far as anybody has noticed.
-    pub fn at_once(&self, scripted: &Scripted, told: &Told) {
-        let Case { at, end, .. } = self.case;
+    /// The fault is over, as far as anybody has noticed. `heard`: what the client has got from the MOVE on, up to the end of
+    /// its session, or to the reply to a NOOP.
+    pub fn at_once(&self, scripted: &Scripted, heard: &str) {
+        let Case { at, fault, end, .. } = self.case;
         self.stand(scripted, "at once", |removed| end.at_once(at, removed));
-        self.is_true(scripted, told);
+        self.is_true(scripted, reply(heard, MOVE));
+        let ends_with_bye = heard.lines().last().is_some_and(|line| line.starts_with("* BYE "));
+        match fault {
+            Fault::ClientGone | Fault::Sigkill => {}
+            _ if self.case.ends_the_session() => assert!(ends_with_bye, "no BYE at the end: {heard}"),
+            _ => assert!(reply(heard, "n").is_some_and(|reply| reply.starts_with("OK ")), "{heard}"),
+        }
     }
 
     /// The user has logged in again and selected the source.
@@ -103,9 +114,10 @@ impl Play {
     }
 
     fn stand(&self, scripted: &Scripted, when: &str, required: impl Fn(bool) -> Stands) {
-        for &(uid, content) in &self.contents {
-            let vanished = scripted.has_vanished && uid == scripted.vanishing();
-            let stands = self.stands(scripted, content);
+        for message in &self.moved {
+            let uid = message.uid;
+            let vanished = self.is_vanished(scripted, uid);
+            let stands = self.stands(scripted, message);
             let required = match self.case.vanishes {
                 Vanishes::BeforeCopy if vanished => None,
                 Vanishes::AfterCopy if vanished => Some(Stands::Target),
@@ -115,30 +127,34 @@ impl Play {
         }
     }
 
-    /// Where a message is; `None`: nowhere.
-    fn stands(&self, scripted: &Scripted, content: u32) -> Option<Stands> {
+    fn is_vanished(&self, scripted: &Scripted, uid: u32) -> bool {
+        scripted.has_vanished && uid == scripted.vanishing()
+    }
+
+    /// Where a message is, with the flags that it had; `None`: nowhere.
+    fn stands(&self, scripted: &Scripted, message: &Message) -> Option<Stands> {
         let of = |mailbox: usize| {
             let messages = &scripted.store.mailboxes[mailbox].messages;
-            let mut all = messages.iter().filter(|message| message.content == content);
+            let mut all = messages.iter().filter(|other| other.content == message.content);
             let one = all.next();
             assert!(all.next().is_none(), "a message is twice in one mailbox");
             one.map(|message| message.flags)
         };
-        let (here, copy) = (of(SOURCE), of(TARGET));
-        assert!(copy.is_none_or(|flags| flags & DELETED == 0), "a copy is flagged as deleted");
-        match (here, copy) {
+        let (as_before, deleted) = (message.flags, message.flags | DELETED);
+        match (of(SOURCE), of(TARGET)) {
             (None, None) => None,
-            (None, Some(_)) => Some(Stands::Target),
-            (Some(flags), None) if flags & DELETED == 0 => Some(Stands::Source),
-            (Some(_), None) => panic!("in the source alone, and flagged as deleted"),
-            (Some(flags), Some(_)) if flags & DELETED == 0 => Some(Stands::Both),
-            (Some(flags), Some(copy)) if flags == copy | DELETED => Some(Stands::BothFlagged),
-            (Some(flags), Some(copy)) => panic!("other flags: {flags} in the source, {copy} in the target"),
+            (Some(flags), None) if flags == as_before => Some(Stands::Source),
+            (Some(flags), Some(copy)) if (flags, copy) == (as_before, as_before) => Some(Stands::Both),
+            (Some(flags), Some(copy)) if (flags, copy) == (deleted, as_before) => Some(Stands::BothFlagged),
+            (None, Some(copy)) if copy == as_before => Some(Stands::Target),
+            (flags, copy) => {
+                panic!("had the flags {as_before}, has {flags:?} in the source, {copy:?} in the target")
+            }
         }
     }
 
     /// What the client was told is so, and it was told what the table says.
-    fn is_true(&self, scripted: &Scripted, told: &Told) {
+    fn is_true(&self, scripted: &Scripted, told: Option<&str>) {
         let Case { at, fault, end, .. } = self.case;
         let listens = !matches!(fault, Fault::ClientGone | Fault::Sigkill) || at == Boundary::ExpungeOk;
         let Some(told) = told else {
@@ -146,7 +162,7 @@ impl Play {
             return;
         };
         assert!(listens, "the client got a reply: {told}");
-        let all = self.contents.iter().all(|(uid, _)| scripted.removed.contains(uid));
+        let all = self.moved.iter().all(|message| scripted.removed.contains(&message.uid));
         let is_ok = told.starts_with("OK ");
         assert_eq!(is_ok, end.is_ok(all), "{told}");
         match is_ok {
@@ -156,9 +172,9 @@ impl Play {
     }
 
     fn all_are_moved(&self, scripted: &Scripted) {
-        for (uid, content) in &self.contents {
-            let stands = self.stands(scripted, *content);
-            assert!(matches!(stands, None | Some(Stands::Target)), "OK, but UID {uid}: {stands:?}");
+        for message in &self.moved {
+            let stands = self.stands(scripted, message);
+            assert!(matches!(stands, None | Some(Stands::Target)), "OK, but {message:?}: {stands:?}");
         }
     }
 
@@ -167,19 +183,19 @@ impl Play {
         let refused_with_bad = self.case.fault == Fault::Bad && self.case.end == End::Source;
         assert!(told.starts_with("NO ") || (refused_with_bad && told.starts_with("BAD ")), "{told}");
         let Some(remark) = Remark::read(told.as_bytes()).expect("a remark that can be read") else {
-            // In the server's words, or the gateway's: nothing was copied, or nobody knows.
-            let perhaps_copied = told.contains("all are still in the source, copies may be in the target");
-            assert!(matches!(self.case.end, End::Source | End::Both), "{told}");
-            return assert!(self.case.end == End::Source || perhaps_copied, "{told}");
+            return assert!(told.ends_with(self.text_for_all()), "{told}");
         };
         let mut moved = 0;
-        for (uid, content) in &self.contents {
-            let Some(stands) = self.stands(scripted, *content) else { continue };
-            let [perhaps, undone] = [Says::PerhapsMoved, Says::Undone].map(|says| remark.says(&[says], *uid));
+        for message in &self.moved {
+            let Some(stands) = self.stands(scripted, message) else { continue };
+            let uid = message.uid;
+            let [perhaps, undone] = [Says::PerhapsMoved, Says::Undone].map(|says| remark.says(&[says], uid));
             let is_so = match stands {
                 Stands::Source => undone && !perhaps,
                 Stands::Both | Stands::BothFlagged => perhaps && !undone,
-                Stands::Target => !undone,
+                // Another session's removal may have been noticed or not.
+                Stands::Target if self.is_vanished(scripted, uid) => !undone,
+                Stands::Target => perhaps != scripted.removed.contains(&uid) && !undone,
             };
             assert!(is_so, "UID {uid}: {stands:?}, but the client was told {told}");
             moved += usize::from(!perhaps && !undone);
@@ -187,12 +203,22 @@ impl Play {
         assert_eq!(remark.moved, moved, "{told}");
     }
 
+    /// Where one thing is true of all.
+    fn text_for_all(&self) -> &'static str {
+        match (self.case.end, self.case.at) {
+            (End::Source, Boundary::Resolving) => "nothing was moved",
+            (End::Source, _) if self.case.fault.refuses() => scripted::REFUSED,
+            (End::Source | End::Both, _) => "all are still in the source, copies may be in the target",
+            (end, _) => panic!("{end:?}, but the client was not told where which message is"),
+        }
+    }
+
     /// All are as they came, those that arrived meanwhile too.
     fn others_are_there(&self, scripted: &Scripted) {
         for fact in &scripted.store.facts {
             let Fact::Arrived { mailbox, uid, content, flags, .. } = fact else { continue };
             let is_it = |m: &Message| (m.uid, m.content, m.flags) == (*uid, *content, *flags);
-            let is_moved = self.contents.iter().any(|(_, moved)| moved == content);
+            let is_moved = self.moved.iter().any(|message| message.content == *content);
             let is_there = scripted.store.mailboxes[*mailbox].messages.iter().any(is_it);
             assert!(is_moved || is_there, "a bystander is not as it was: {fact:?}");
         }
@@ -200,7 +226,8 @@ impl Play {
 
     /// None was ever flagged or expunged by the gateway.
     fn nothing_happened_to_others(&self, scripted: &Scripted) {
-        let mut ours: HashSet<(usize, u32)> = self.contents.iter().map(|(uid, _)| (SOURCE, *uid)).collect();
+        let mut ours: HashSet<(usize, u32)> =
+            self.moved.iter().map(|message| (SOURCE, message.uid)).collect();
         for fact in &scripted.store.facts {
             match fact {
                 Fact::Copied { from, to, pairs, .. } => {

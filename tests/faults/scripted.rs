@@ -14,6 +14,9 @@ pub const NAMES: [&[u8]; 2] = [b"INBOX", b"Archive"];
 /// What the server says where it stops: a client that reads this knows what the gateway has heard.
 pub const STOPPED: &str = "* OK Here it comes\r\n";
 
+/// What it says where it refuses something, behind NO or BAD.
+pub const REFUSED: &str = "I cannot do that";
+
 /// How far the command has come at which a MOVE is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Done {
@@ -190,7 +193,7 @@ impl Scripted {
             }
         };
         let word = if self.case.fault == Fault::Bad { "BAD" } else { "NO [SERVERBUG]" };
-        said.extend(format!("{} {word} Not now\r\n", command.tag()).into_bytes());
+        said.extend(format!("{} {word} {REFUSED}\r\n", command.tag()).into_bytes());
         said
     }
 

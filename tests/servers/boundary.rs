@@ -4,6 +4,7 @@ use crate::check_no_move_in;
 use crate::client::Client;
 use crate::disk::SmallDisk;
 use crate::gateway::Gateway;
+use crate::in_memory;
 use crate::mail::{self, Message};
 use crate::server::{Kind, Server};
 use crate::tap::{Point, Tap};
@@ -124,7 +125,7 @@ impl Scene {
     pub fn start_with(kind: Kind, disk: Option<u32>, settings: &[(&str, &str)]) -> Scene {
         let server = Server::start(kind);
         let tap = Tap::start(server.address);
-        let journal = folder_in_memory();
+        let journal = in_memory::folder();
         let disk = disk.map(|size| SmallDisk::mount(journal.path(), size));
         let gateway = gateway(&tap, &journal, disk.as_ref(), settings);
         let mut direct = server.login();
@@ -285,15 +286,6 @@ impl Scene {
     pub fn recoveries(&self, result: &str) -> f64 {
         self.gateway.metric(&format!("imapmove_recoveries_total{{result=\"{result}\"}}"))
     }
-}
-
-/// In memory, if there is a place for that: on a slow disk a MOVE goes on without its record, and a test would wait for it
-/// in vain. (tests/run removes what killed tests leave there.)
-fn folder_in_memory() -> TempDir {
-    let run = std::env::temp_dir().file_name().map(|name| name.to_string_lossy().into_owned());
-    let prefix = format!("{}-", run.unwrap_or_default());
-    let in_memory = tempfile::Builder::new().prefix(&prefix).tempdir_in("/dev/shm");
-    in_memory.or_else(|_| tempfile::tempdir()).expect("a temporary folder")
 }
 
 fn gateway(tap: &Tap, journal: &TempDir, disk: Option<&SmallDisk>, settings: &[(&str, &str)]) -> Gateway {

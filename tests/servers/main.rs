@@ -7,6 +7,8 @@ mod client;
 mod disk;
 #[path = "../support/gateway.rs"]
 mod gateway;
+#[path = "../support/in_memory.rs"]
+mod in_memory;
 #[path = "../support/mail.rs"]
 mod mail;
 #[path = "../support/peer.rs"]

@@ -1,9 +1,12 @@
 //! The program as a process of its own: where it serves, what it counts, what it takes up.
 
+#![allow(dead_code, reason = "each test crate that takes this in uses a part of it")]
+
 use crate::peer::{PATIENCE, Peer, Trust};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -117,11 +120,47 @@ impl Program {
         line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("it runs").count()
+    }
+
+    /// Waits until it has so many open, or fewer.
+    pub async fn until_descriptors(&self, most: usize) {
+        let begun = Instant::now();
+        while self.descriptors() > most {
+            assert!(begun.elapsed() < PATIENCE, "{} descriptors, not {most}", self.descriptors());
+            sleep(POLL).await;
+        }
+    }
+
     /// It runs, and no session has ended in a panic.
     pub async fn is_unharmed(&mut self) {
         let ended = self.process.try_wait().expect("our child");
         assert!(ended.is_none(), "it ended: {ended:?}\n{}", self.log_tail());
         assert_eq!(self.metric("panics_total").await, 0, "panics:\n{}", self.log_tail());
+    }
+
+    /// Sends SIGTERM, and waits until it has noticed it.
+    pub async fn terminate(&self) {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it runs");
+        self.until_logged(" draining ").await;
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        loop {
+            match self.process.try_wait().expect("our child") {
+                Some(status) => return status,
+                None => sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Sends SIGKILL, and waits for its end.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("our child");
     }
 
     /// Waits for a line of the log that holds the words.
