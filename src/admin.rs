@@ -1,6 +1,6 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`. It can change nothing.
 
-use crate::metrics::Metrics;
+use crate::shared::Shared;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -22,7 +22,7 @@ const LONGEST_HEAD: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let place = places.clone().acquire_owned().await.expect("never closed");
@@ -30,36 +30,36 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let metrics = metrics.clone();
+        let shared = shared.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(LONGEST_CONNECTION, converse(stream, metrics)).await;
+            let _ = tokio::time::timeout(LONGEST_CONNECTION, converse(stream, shared)).await;
             drop(place);
         });
     }
 }
 
 /// A peer's errors are its own affair.
-async fn converse(stream: TcpStream, metrics: Arc<Metrics>) {
-    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &metrics))));
+async fn converse(stream: TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &shared))));
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(LONGEST_HEAD);
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return reply(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET or HEAD only\n");
     }
     match request.uri().path() {
-        "/livez" => reply(StatusCode::OK, "text/plain", "ok\n"),
-        "/readyz" if metrics.draining.get() == 0 => {
+        "/livez" | "/healthz" => reply(StatusCode::OK, "text/plain", "ok\n"),
+        "/readyz" if shared.metrics.draining.get() == 0 => {
             reply(StatusCode::OK, "application/json", "{\"ready\":true}\n")
         }
         "/readyz" => {
             let body = "{\"ready\":false,\"reason\":\"draining\"}\n";
             reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", body)
         }
-        "/metrics" => reply(StatusCode::OK, prometheus::TEXT_FORMAT, metrics.text()),
+        "/metrics" => reply(StatusCode::OK, prometheus::TEXT_FORMAT, shared.metrics.text()),
         _ => reply(StatusCode::NOT_FOUND, "text/plain", "there are /livez, /readyz and /metrics\n"),
     }
 }

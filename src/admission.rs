@@ -68,15 +68,14 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 /// The count of one gateway's connections.
 pub struct Admission {
-    most: usize,
-    most_per_ip: usize,
-    most_unauthenticated: usize,
     metrics: Arc<Metrics>,
     open: Mutex<Open>,
 }
 
 #[derive(Default)]
 struct Open {
+    /// In all, from one address, without a login.
+    most: [usize; 3],
     /// Ever admitted: each place has its number.
     admitted: u64,
     connections: usize,
@@ -100,13 +99,15 @@ struct Waiting {
 impl Admission {
     /// With nobody in.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Admission {
-        Admission {
-            most: config.max_connections,
-            most_per_ip: config.max_connections_per_ip,
-            most_unauthenticated: config.max_unauthenticated,
-            metrics,
-            open: Mutex::default(),
-        }
+        let admission = Admission { metrics, open: Mutex::default() };
+        admission.limit(config);
+        admission
+    }
+
+    /// From now on these limits hold, for newcomers.
+    pub fn limit(&self, config: &Config) {
+        self.open().most =
+            [config.max_connections, config.max_connections_per_ip, config.max_unauthenticated];
     }
 
     /// A place for a connection from this address, or the limit that has none. Each limit that was met is counted.
@@ -116,7 +117,7 @@ impl Admission {
 
     fn admit_at(self: &Arc<Self>, now: Instant, network: IpAddr) -> Result<Place, Full> {
         let mut open = self.open();
-        if let Some(full) = self.limit_met(&open, &network) {
+        if let Some(full) = open.limit_met(&network) {
             self.metrics.turned_away(full);
             if full != Full::Unauthenticated || !open.make_room(now, &network) {
                 return Err(full);
@@ -127,22 +128,23 @@ impl Admission {
         Ok(Place { admission: self.clone(), network, number, leave, logged_in: false })
     }
 
-    fn limit_met(&self, open: &Open, network: &IpAddr) -> Option<Full> {
-        let from_there = open.networks.get(network).map_or(0, |n| n.connections);
-        match () {
-            () if open.connections >= self.most => Some(Full::Connections),
-            () if from_there >= self.most_per_ip => Some(Full::PerIp),
-            () if open.unauthenticated >= self.most_unauthenticated => Some(Full::Unauthenticated),
-            () => None,
-        }
-    }
-
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().expect("nobody panics while counting")
     }
 }
 
 impl Open {
+    fn limit_met(&self, network: &IpAddr) -> Option<Full> {
+        let from_there = self.networks.get(network).map_or(0, |n| n.connections);
+        let [in_all, per_ip, unauthenticated] = self.most;
+        match () {
+            () if self.connections >= in_all => Some(Full::Connections),
+            () if from_there >= per_ip => Some(Full::PerIp),
+            () if self.unauthenticated >= unauthenticated => Some(Full::Unauthenticated),
+            () => None,
+        }
+    }
+
     fn enter(&mut self, network: IpAddr, waiting: Waiting) -> u64 {
         self.admitted += 1;
         self.connections += 1;

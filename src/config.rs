@@ -12,7 +12,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
-use value::{Choice, Folder, HostPort, Listener, Number, Optional, Value, Verify};
+use value::{
+    Choice, Folder, HostPort, Listener, LogFormat, LogUser, Number, Optional, OrZero, Value, Verify,
+};
 
 /// One line of the table.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Setting {
     pub help: &'static str,
     /// What stands for the value in `--help`.
     pub placeholder: &'static str,
+    /// SIGHUP takes up another value; else that needs a restart.
+    pub reloads: bool,
 }
 
 impl Setting {
@@ -40,10 +44,14 @@ impl Setting {
 }
 
 macro_rules! settings {
-    ($($field:ident: $value:ty = $default:literal, $help:literal;)*) => {
+    ($($field:ident: $value:ty = $default:literal $($reloads:ident)?, $help:literal;)*) => {
         /// Every setting there is, in the order of `--help`.
         pub const TABLE: &[Setting] = &[$(Setting {
-            field: stringify!($field), default: $default, help: $help, placeholder: <$value as Value>::PLACEHOLDER,
+            field: stringify!($field),
+            default: $default,
+            help: $help,
+            placeholder: <$value as Value>::PLACEHOLDER,
+            reloads: settings!(@ $($reloads)?),
         }),*];
 
         /// The effective settings.
@@ -59,37 +67,70 @@ macro_rules! settings {
             }
         }
     };
+    (@ reloads) => { true };
+    (@) => { false };
 }
 
 settings! {
     upstream: HostPort = "", "The IMAP server to put MOVE in front of";
     upstream_tls: Optional<Choice<Tls>> = "", "TLS to the upstream; only for one on this machine it is off by itself";
-    upstream_ca: Optional<PathBuf> = "", "PEM file of the authorities to trust for the upstream, instead of the system's";
+    upstream_ca: Optional<PathBuf> = "" reloads, "PEM file of the authorities to trust for the upstream, instead of the system's";
     upstream_name: Optional<String> = "", "Name that the upstream's certificate must carry, if not its HOST";
     upstream_verify: Choice<Verify> = "full", "Whether the upstream's certificate must be valid";
     listen: Listener = "127.0.0.1:1143", "Where clients connect in clear; STARTTLS is offered if there is a certificate";
     listen_tls: Listener = "", "Where clients connect with TLS from the first octet";
-    tls_cert: Optional<PathBuf> = "", "PEM file of the certificate that clients see, followed by its chain";
-    tls_key: Optional<PathBuf> = "", "PEM file of that certificate's private key";
+    tls_cert: Optional<PathBuf> = "" reloads, "PEM file of the certificate that clients see, followed by its chain";
+    tls_key: Optional<PathBuf> = "" reloads, "PEM file of that certificate's private key";
     require_tls: bool = "false", "No login without TLS on the client's side";
     admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz and /metrics are served";
     advertise_before_login: bool = "false", "Capability lists before login show MOVE too, once a login has shown that it works";
     journal: Optional<Folder> = "", "Folder for the journal, by which a MOVE that was cut short is finished at the next login";
-    max_connections: Number<1, 1_000_000> = "10000", "Clients at one time; one more is turned away";
-    max_connections_per_ip: Number<1, 1_000_000> = "5000", "Of these, clients from one IPv4 address or one IPv6 /64";
-    max_unauthenticated: Number<1, 1_000_000> = "2000", "Of these, clients that have not logged in; one more may make the longest waiting one leave";
-    login_timeout: Duration = "3m", "How long a client may take to log in";
-    idle_timeout: Duration = "1h", "How long client and server may both be silent after login, with no command in progress; RFC 9051 wants 30m or more";
-    max_line: Number<512, 65_536> = "8000", "Longest command line, in octets, that is written to the upstream for a MOVE";
-    move_timeout: Duration = "30s", "How long a MOVE may stand without progress before the upstream counts as gone";
-    drain_deadline: Duration = "45s", "How long a shutdown waits for sessions; longer than move-timeout";
-    log_level: Choice<LevelFilter> = "info", "What is logged to stderr";
+    max_connections: Number<1, 1_000_000> = "10000" reloads, "Clients at one time; one more is turned away";
+    max_connections_per_ip: Number<1, 1_000_000> = "5000" reloads, "Of these, clients from one IPv4 address or one IPv6 /64";
+    max_unauthenticated: Number<1, 1_000_000> = "2000" reloads, "Of these, clients that have not logged in; one more may make the longest waiting one leave";
+    login_timeout: Duration = "3m" reloads, "How long a client may take to log in";
+    idle_timeout: Duration = "1h" reloads, "How long client and server may both be silent after login, with no command in progress; RFC 9051 wants 30m or more";
+    max_line: Number<512, 65_536> = "8000" reloads, "Longest command line, in octets, that is written to the upstream for a MOVE";
+    move_timeout: Duration = "30s" reloads, "How long a MOVE may stand without progress before the upstream counts as gone";
+    drain_grace: OrZero = "5s" reloads, "How long a shutdown still takes new connections, while /readyz says that they should go elsewhere";
+    drain_deadline: Duration = "45s" reloads, "How long a shutdown then waits for sessions; longer than move-timeout";
+    log_level: Choice<LevelFilter> = "info" reloads, "What is logged to stderr";
+    log_format: Optional<Choice<LogFormat>> = "", "How it is logged; text on a terminal and json elsewhere, if this is not set";
+    log_user: Choice<LogUser> = "hash", "How a session's user is named there; a hash has the same user the same until the next start";
 }
 
 impl Config {
     /// The settings of this process: `flags`, as [`command`] made them, the environment, and the file they name.
     pub fn load(flags: &clap::ArgMatches) -> Result<Config, Problem> {
         Config::read(source::gather(flags)?)?.checked()
+    }
+
+    /// These settings with what SIGHUP may change taken from `new`, and the names of what differs there and needs a
+    /// restart.
+    pub fn reloaded(&self, new: &Config) -> Result<(Config, Vec<String>), Problem> {
+        let (mut given, mut others) = (self.given.clone(), Vec::new());
+        for setting in TABLE {
+            let field = setting.field;
+            match (setting.reloads, new.given.0.get(field)) {
+                (true, Some(text)) => drop(given.0.insert(field.to_string(), text.clone())),
+                (true, None) => drop(given.0.remove(field)),
+                (false, _) if new.given.text(field).0 != self.given.text(field).0 => {
+                    others.push(setting.name())
+                }
+                (false, _) => {}
+            }
+        }
+        Ok((Config::read(given)?.checked()?, others))
+    }
+
+    /// The effective settings as a file of settings, each with its origin.
+    pub fn shown(&self) -> String {
+        TABLE.iter().map(|setting| self.given.shown(setting)).collect()
+    }
+
+    /// How many settings were given.
+    pub fn given(&self) -> usize {
+        self.given.0.len()
     }
 
     /// Settings made by the program itself, each with its name in the table.
@@ -166,8 +207,8 @@ impl Config {
             ),
             (
                 self.drain_deadline <= self.move_timeout,
-                "drain-deadline",
-                "a duration longer than move-timeout",
+                if self.given.0.contains_key("drain_deadline") { "drain-deadline" } else { "move-timeout" },
+                "drain-deadline to be longer than move-timeout",
             ),
         ];
         match contradictions.into_iter().find(|(found, ..)| *found) {
@@ -198,12 +239,32 @@ impl Given {
         self.0.get(field).cloned().unwrap_or_else(|| (default().to_string(), "default".to_string()))
     }
 
+    /// A line of a file of settings.
+    fn shown(&self, setting: &Setting) -> String {
+        let name = setting.name();
+        match self.text(setting.field) {
+            (text, _) if text.is_empty() => format!("# {name} is not set\n"),
+            (text, origin) => {
+                let line = format!("{name} = {}", toml_of(&text));
+                format!("{line:<47} # {origin}\n")
+            }
+        }
+    }
+
     fn problem(&self, field: &str, expected: &dyn fmt::Display) -> Problem {
         let name = field.replace('_', "-");
         match self.text(field) {
             (text, _) if text.is_empty() => Problem(format!("{name}: not given, expected {expected}")),
             (text, origin) => Problem(format!("{name} ({origin}): given {text:?}, expected {expected}")),
         }
+    }
+}
+
+/// As it is written in the file.
+fn toml_of(text: &str) -> String {
+    match text.parse::<bool>().is_ok() || text.parse::<u32>().is_ok() {
+        true => text.to_string(),
+        false => toml::Value::from(text).to_string(),
     }
 }
 

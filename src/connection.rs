@@ -6,6 +6,7 @@ mod wait;
 use crate::admission::{MAKE_ROOM, Place, is_out_of_descriptors};
 use crate::imap::{Notice, Outcome, Session, Side, Tls};
 use crate::journal::Answer;
+use crate::log;
 use crate::metrics::{Metrics, outcome_name, side_name};
 use crate::shared::{Phase, Shared};
 use bytes::BytesMut;
@@ -21,13 +22,19 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use wait::Wait;
 
 /// The upstream must accept a connection within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Either side's TLS handshake must be done within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// In a drain, sessions that are idle end within this time,
+const SPREAD: Duration = Duration::from_secs(3);
+/// or sooner: each adds so much to it.
+const EACH: Duration = Duration::from_millis(5);
+/// In a drain, a client that has not logged in may still do so in this time.
+const LAST_LOGIN: Duration = Duration::from_secs(3);
 /// Octets taken by one read.
 const READ_SIZE: usize = 64 * 1024;
 /// What the log says of a session that neither side broke off.
@@ -42,6 +49,8 @@ thread_local! {
 pub struct Client {
     /// Its socket, of which nothing has been read.
     pub stream: TcpStream,
+    /// The name of the listener that took it.
+    pub listener: &'static str,
     /// Where it comes from, for the log.
     pub address: SocketAddr,
     /// How the listener protects its leg.
@@ -53,13 +62,17 @@ pub struct Client {
 /// Serves one client to the end.
 pub async fn serve(shared: Arc<Shared>, client: Client) {
     let (id, address, begun) = (id(), client.address, Instant::now());
+    let listener = client.listener;
     let _open = OpenConnection::new(&shared.metrics);
-    let ended = match Box::pin(Connection::open(shared.clone(), client, id)).await {
-        Ok(mut connection) => connection.run().await,
-        Err(reason) => reason.into(),
+    let (user, ended) = match Box::pin(Connection::open(shared.clone(), client, id)).await {
+        Ok(mut connection) => {
+            let ended = connection.run().await;
+            (connection.user(), ended)
+        }
+        Err(reason) => (None, reason.into()),
     };
     let seconds = begun.elapsed().as_secs_f64();
-    tracing::info!(conn = %Id(id), %address, seconds, %ended, "session ended");
+    tracing::info!(conn = %Id(id), listener, user, %address, seconds, %ended, "session ended");
 }
 
 /// Counts a connection as closed, also when its task panics.
@@ -132,7 +145,7 @@ impl Connection {
             leg
         };
         let upstream = place.unless_it_must_leave(attempt).await;
-        let mut settings = shared.config.session(tls);
+        let mut settings = shared.current().config.session(tls);
         settings.advertise_before_login &= shared.qualifies.load(Ordering::Relaxed);
         let mut connection = Connection {
             session: Session::new(settings),
@@ -157,13 +170,18 @@ impl Connection {
     async fn run(&mut self) -> Cow<'static, str> {
         let mut phase = self.shared.phase.subscribe();
         let leave = self.place.leave();
-        self.enter(*phase.borrow_and_update());
+        let mut retires = self.enter(*phase.borrow_and_update());
         loop {
             let step = tokio::select! {
                 biased;
                 step = poll_fn(|cx| self.turn(cx)) => step,
                 Ok(()) = phase.changed() => {
-                    self.enter(*phase.borrow_and_update());
+                    retires = self.enter(*phase.borrow_and_update());
+                    continue;
+                }
+                () = due(&mut retires) => {
+                    retires = None;
+                    self.session.drain();
                     continue;
                 }
                 () = leave.notified() => {
@@ -185,13 +203,24 @@ impl Connection {
         std::mem::take(&mut self.ended)
     }
 
-    /// Takes part in what the whole process does.
-    fn enter(&mut self, phase: Phase) {
+    /// Takes part in what the whole process does. In a drain, says when it is this session's turn.
+    fn enter(&mut self, phase: Phase) -> Option<Pin<Box<Sleep>>> {
         match phase {
-            Phase::Running => {}
-            Phase::Draining => self.session.drain(),
+            Phase::Running | Phase::Retiring => return None,
+            Phase::Draining => return Some(Box::pin(sleep(self.retires_in()))),
             Phase::Stopping => self.lost(Side::Upstream, "The gateway had to stop before the session ended"),
         }
+        None
+    }
+
+    /// Not all at once: they come back at once, to another gateway.
+    fn retires_in(&self) -> Duration {
+        if !self.session.is_authenticated() {
+            return LAST_LOGIN;
+        }
+        let sessions = u32::try_from(self.shared.metrics.connections_active.get()).unwrap_or_default();
+        let spread = SPREAD.min(EACH.saturating_mul(sessions));
+        spread.mul_f64(f64::from(id()) / f64::from(u32::MAX))
     }
 
     /// All that can be done now.
@@ -296,14 +325,15 @@ impl Connection {
                     self.wait.ended();
                     if outcome != Outcome::Moved {
                         let (outcome, seconds) = (outcome_name(outcome), took.as_secs_f64());
-                        tracing::info!(conn = %Id(self.id), outcome, moved, left_behind, seconds, "MOVE not done");
+                        let (conn, user) = (Id(self.id), self.user());
+                        tracing::info!(%conn, user, outcome, moved, left_behind, seconds, "MOVE not done");
                     }
                 }
                 Notice::Journal(record) => self.wait.record(record),
                 Notice::Owes(owner) => self.wait.ask(owner),
                 Notice::Recovered { id, result, messages } => {
-                    let conn = Id(self.id);
-                    tracing::info!(%conn, ?result, removed = messages, "a MOVE that was cut short, taken up again");
+                    let (conn, user) = (Id(self.id), self.user());
+                    tracing::info!(%conn, user, ?result, removed = messages, "a MOVE that was cut short, taken up again");
                     self.wait.recovered(id, result);
                 }
                 Notice::Ended { reason } => self.note(reason.into()),
@@ -366,6 +396,11 @@ impl Connection {
         self.note(reason);
     }
 
+    /// Who has logged in, as the log names him.
+    fn user(&self) -> Option<String> {
+        log::user(self.session.user()?, self.shared.current().config.log_user)
+    }
+
     /// The first cause is the one to log.
     fn note(&mut self, cause: Cow<'static, str>) {
         if self.ended == FINISHED {
@@ -398,9 +433,18 @@ impl Drop for Connection {
     }
 }
 
+/// Ready when a time has come, if one is set.
+async fn due(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The upstream leg, ready for the session.
 async fn connect(shared: &Shared, place: &Place) -> Result<Leg, String> {
-    let upstream = &shared.config.upstream;
+    let current = shared.current();
+    let upstream = &current.config.upstream;
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((upstream.host.as_str(), upstream.port)))
         .await
         .map_err(|_| {
@@ -411,7 +455,7 @@ async fn connect(shared: &Shared, place: &Place) -> Result<Leg, String> {
             false => format!("The upstream server cannot be reached: {error}"),
         })?;
     let mut leg = Leg::plain(stream);
-    if shared.config.upstream_tls() == Tls::Implicit {
+    if current.config.upstream_tls() == Tls::Implicit {
         handshake(shared, Side::Upstream, &mut leg).await?;
     }
     Ok(leg)
@@ -420,8 +464,9 @@ async fn connect(shared: &Shared, place: &Place) -> Result<Leg, String> {
 /// Puts TLS on a leg of which nothing has been read since the handshake was announced.
 async fn handshake(shared: &Shared, side: Side, leg: &mut Leg) -> Result<(), String> {
     let stream = leg.take_plain().ok_or("a handshake was due on a leg that is not in clear")?;
+    let current = shared.current();
     let attempt = async {
-        match (side, &shared.acceptor, &shared.connector) {
+        match (side, &current.acceptor, &current.connector) {
             (Side::Client, Some(acceptor), _) => acceptor.accept(stream).await,
             (Side::Upstream, _, Some(connector)) => connector.connect(stream).await,
             _ => Err(format!("no TLS is set up for the {} side", side_name(side))),

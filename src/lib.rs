@@ -30,15 +30,18 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`commands`] | what the program does beside serving: `check`, `config`, `completions`, `man` |
 //! | [`config`] | every setting, default and unit in one table; flags, environment, file |
 //! | [`proxy`] | listeners, a task per connection, the drain |
 //! | [`admission`] | who may come in: connections counted in all, by address, and those without a login |
 //! | [`connection`] | one client and its upstream: both sockets, one session |
 //! | [`shared`] | what all connections have in common: settings, TLS, counters, whether it drains |
+//! | [`systemd`] | what systemd and this process tell each other |
 //! | [`tls`] | both handshakes, and whether a certificate is believed |
 //! | [`turns`] | MOVEs of one user out of one mailbox, one after the other |
 //! | [`imap`] | the core: everything that is IMAP |
 //! | [`journal`] | MOVEs in progress, on disk: what a killed gateway leaves is finished later |
+//! | [`log`] | what stderr gets, and how it names a user |
 //! | [`metrics`] | the counters |
 //! | [`admin`] | what probes and scrapers see |
 //! | [`demo`] | a small legacy IMAP server in memory, for `imapmove demo` and for tests |
@@ -60,13 +63,16 @@
 
 pub mod admin;
 pub mod admission;
+pub mod commands;
 pub mod config;
 pub mod connection;
 pub mod demo;
 pub mod imap;
 pub mod journal;
+pub mod log;
 pub mod metrics;
 pub mod proxy;
 pub mod shared;
+pub mod systemd;
 pub mod tls;
 pub mod turns;

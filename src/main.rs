@@ -1,11 +1,11 @@
 //! The life of the process, top to bottom.
 
+use clap::ArgMatches;
 use imapmove::config::{self, Config, Problem};
-use imapmove::demo;
-use imapmove::journal;
 use imapmove::proxy::Proxy;
+use imapmove::shared::Signal;
+use imapmove::{commands, demo, journal, log};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,15 +34,18 @@ fn live() -> Result<bool, Problem> {
         flags => flags?,
     };
     let runtime = Runtime::new().expect("the system has threads and an event queue");
-    if let Some(("demo", flags)) = flags.subcommand() {
-        return Ok(runtime.block_on(show(flags.get_flag("once"))));
+    if let Some((command, flags)) = flags.subcommand() {
+        return match command {
+            "demo" => Ok(runtime.block_on(show(flags.get_flag("once")))),
+            command => runtime.block_on(async { commands::run(command, flags) }),
+        };
     }
     let config = Config::load(&flags)?;
     start_log(&config);
     raise_descriptor_limit();
     let clean = runtime.block_on(async {
         // Before an address is announced: whoever reads it may send a signal at once.
-        let signals = signals();
+        let signals = signals(Some(flags));
         Ok(Proxy::bind(config).await?.run(signals).await == 0)
     });
     // A name that is still being looked up must not keep the process.
@@ -52,7 +55,7 @@ fn live() -> Result<bool, Problem> {
 
 /// The demo. Says whether it was right.
 async fn show(once: bool) -> bool {
-    let shown = demo::run(once, signals()).await;
+    let shown = demo::run(once, signals(None)).await;
     shown.unwrap_or_else(|error| {
         eprintln!("imapmove: the demo failed: {error}");
         false
@@ -60,10 +63,7 @@ async fn show(once: bool) -> bool {
 }
 
 fn start_log(config: &Config) {
-    let log =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    // A log that nobody reads any more must not end the process: its complaint would go to stderr, and panic there.
-    log.log_internal_errors(false).with_max_level(config.log_level).init();
+    log::start(config);
     // Where, and not the message: that can quote what a peer sent.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -83,18 +83,22 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// A message for each SIGTERM and SIGINT. SIGHUP is taken, so that a habit of other daemons' does not end this one.
-fn signals() -> mpsc::Receiver<()> {
+/// A message for each SIGTERM and SIGINT, and where there are settings that can be read again, for each SIGHUP.
+fn signals(flags: Option<ArgMatches>) -> mpsc::Receiver<Signal> {
     let (sender, receiver) = mpsc::channel(2);
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (sender, mut stream) = (sender.clone(), signal(kind).expect("SIGTERM and SIGINT can be caught"));
-        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(()).await.is_ok() {} });
+    let stop: fn() -> Signal = || Signal::Stop;
+    pass_on(SignalKind::terminate(), sender.clone(), stop);
+    pass_on(SignalKind::interrupt(), sender.clone(), stop);
+    if let Some(flags) = flags {
+        pass_on(SignalKind::hangup(), sender, move || Signal::Reload(Config::load(&flags).map(Box::new)));
     }
-    let mut hangup = signal(SignalKind::hangup()).expect("SIGHUP can be caught");
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            tracing::warn!("SIGHUP does nothing yet: a new certificate or setting needs a restart");
-        }
-    });
     receiver
+}
+
+fn pass_on(kind: SignalKind, sender: mpsc::Sender<Signal>, message: impl Fn() -> Signal + Send + 'static) {
+    let mut stream = signal(kind).expect("SIGTERM, SIGINT and SIGHUP can be caught");
+    // The file of settings is small, and this task is nobody's session.
+    tokio::spawn(
+        async move { while stream.recv().await.is_some() && sender.send(message()).await.is_ok() {} },
+    );
 }

@@ -4,7 +4,9 @@ use crate::admission::Full;
 use crate::imap::{Breach, Limit, Notice, Outcome, Side};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+};
 use prometheus::{Registry, TextEncoder};
 
 /// How a MOVE was carried out; the label is there for the ways to come.
@@ -37,6 +39,10 @@ pub struct Metrics {
     pub tls_handshakes: IntCounterVec,
     /// 1 while shutting down.
     pub draining: IntGauge,
+    /// 0 after a SIGHUP whose settings or certificates could not be used.
+    pub config_last_reload_successful: IntGauge,
+    /// Until when the clients' certificate is valid, in seconds since 1970.
+    pub certificate_not_after: Gauge,
     /// Sessions that ended in a panic.
     pub panics: IntCounter,
     logins: IntCounterVec,
@@ -100,6 +106,17 @@ impl Default for Metrics {
                 &[("side", SIDES), ("result", RESULTS)],
             ),
             draining: gauge(of, "draining", "1 while shutting down."),
+            config_last_reload_successful: {
+                let help = "0 after a SIGHUP whose settings or certificates could not be used.";
+                let gauge = gauge(of, "config_last_reload_successful", help);
+                gauge.set(1);
+                gauge
+            },
+            certificate_not_after: {
+                let help =
+                    "Until when the clients' certificate is valid, in seconds since 1970; 0: there is none.";
+                register(of, Gauge::new("imapmove_tls_certificate_not_after_timestamp_seconds", help))
+            },
             panics: counter(of, "panics_total", "Sessions that ended in a panic."),
             logins: counters(
                 of,

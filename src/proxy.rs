@@ -1,28 +1,31 @@
 //! The listeners: accept, admit, one task per connection, drain.
 
 use crate::admin;
-use crate::admission::{Admission, Full, is_out_of_descriptors};
+use crate::admission::{Full, is_out_of_descriptors};
 use crate::config::{Config, Problem};
 use crate::connection::{self, Client};
 use crate::imap::Tls;
 use crate::journal::{self, Journal};
+use crate::log;
 use crate::metrics::Metrics;
-use crate::shared::{Phase, Shared};
-use crate::tls::{Acceptor, Connector};
+use crate::shared::{Current, Phase, Shared, Signal};
+use crate::systemd::{self, Sockets};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 /// After an accept that failed, as when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted, one more has to try again; the kernel may allow fewer (`net.core.somaxconn`).
 const BACKLOG: usize = 4_096;
+/// A client whose connection is half open when the listener closes has so long to complete it.
+const HALF_OPEN: Duration = Duration::from_millis(200);
 /// Sessions that are cut have so long to say goodbye.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -37,17 +40,16 @@ pub struct Proxy {
 impl Proxy {
     /// Reads the certificates and binds the addresses: whatever a setting can be wrong about shows here.
     pub async fn bind(config: Config) -> Result<Proxy, Problem> {
-        let (acceptor, connector) = (Acceptor::new(&config)?, Connector::new(&config)?);
-        check_journal(&config)?;
-        let plain = bind(&config, "listen", config.listen)?;
-        let tls = bind(&config, "listen-tls", config.listen_tls)?;
-        let admin = bind(&config, "admin", config.admin)?;
-        let (metrics, qualifies, turns) = (Arc::default(), AtomicBool::default(), Arc::default());
-        let journal = open_journal(&config, &metrics)?;
-        let phase = watch::Sender::new(Phase::Running);
-        let shared =
-            Arc::new(Shared { config, acceptor, connector, journal, turns, metrics, qualifies, phase });
-        Ok(Proxy { shared, plain, tls, admin })
+        let current = Current::new(config)?;
+        let config = &current.config;
+        check_journal(config)?;
+        let mut sockets = Sockets::inherited(config)?;
+        let plain = bind(config, &mut sockets, "listen", config.listen)?;
+        let tls = bind(config, &mut sockets, "listen-tls", config.listen_tls)?;
+        let admin = bind(config, &mut sockets, "admin", config.admin)?;
+        let metrics = Arc::default();
+        let journal = open_journal(config, &metrics)?;
+        Ok(Proxy { shared: Arc::new(Shared::new(current, journal, metrics)), plain, tls, admin })
     }
 
     /// Where clients connect in clear.
@@ -60,29 +62,25 @@ impl Proxy {
         self.tls.as_ref().and_then(|l| l.local_addr().ok())
     }
 
-    /// Serves until the first message on `signals`, then drains. The second one, or the deadline, cuts the sessions
-    /// that are left; how many is what it returns.
-    pub async fn run(self, mut signals: mpsc::Receiver<()>) -> usize {
+    /// Serves until the first [`Signal::Stop`], then drains. The second one, or the deadline, cuts the sessions that
+    /// are left; how many is what it returns.
+    pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> usize {
         let Proxy { shared, plain, tls, admin } = self;
         let tasks = TaskTracker::new();
-        let admission = Arc::new(Admission::new(&shared.config, shared.metrics.clone()));
-        let starttls = if shared.acceptor.is_some() { Tls::StartTls } else { Tls::Off };
-        for (name, listener, tls) in [("plain", plain, starttls), ("tls", tls, Tls::Implicit)] {
+        for (name, listener, implicit) in [("plain", plain, false), ("tls", tls, true)] {
             if let Some(listener) = listener {
-                let entrance = Entrance {
-                    name,
-                    tls,
-                    shared: shared.clone(),
-                    admission: admission.clone(),
-                    tasks: tasks.clone(),
-                };
+                let entrance = Entrance { name, implicit, shared: shared.clone(), tasks: tasks.clone() };
                 tasks.spawn(entrance.accept(listener));
             }
         }
         if let Some(listener) = admin {
-            tokio::spawn(admin::serve(listener, shared.metrics.clone()));
+            tokio::spawn(admin::serve(listener, shared.clone()));
         }
-        signals.recv().await;
+        systemd::ready();
+        while let Some(Signal::Reload(settings)) = signals.recv().await {
+            reload(&shared, settings).await;
+        }
+        systemd::stopping();
         let cut = drain(&shared, &tasks, signals).await;
         if let Some(journal) = &shared.journal {
             journal.close().await;
@@ -92,7 +90,7 @@ impl Proxy {
 }
 
 /// Before anything is bound: a journal that is open should not end at once.
-fn check_journal(config: &Config) -> Result<(), Problem> {
+pub fn check_journal(config: &Config) -> Result<(), Problem> {
     let checked = config.journal.as_deref().map_or(Ok(()), journal::check);
     checked.map_err(|e| config.problem("journal", format!("a folder that exists: {e}")))
 }
@@ -103,48 +101,110 @@ fn open_journal(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Journa
     opened.map_err(|e| config.problem("journal", format!("a thread of the system's for it: {e}")))
 }
 
-fn bind(config: &Config, name: &str, address: Option<SocketAddr>) -> Result<Option<TcpListener>, Problem> {
-    let Some(address) = address else { return Ok(None) };
-    let (listener, address) =
-        listen(address).map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))?;
-    tracing::info!(setting = name, %address, "listening");
-    Ok(Some(listener))
+/// systemd's socket for this setting, or one of our own.
+fn bind(
+    config: &Config,
+    sockets: &mut Sockets,
+    name: &str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, Problem> {
+    let own = || address.map(|address| listen(config, name, address)).transpose();
+    let listener = match sockets.take(name) {
+        Some(socket) => Some(socket.map_err(|e| config.problem(name, format!("a usable socket: {e}")))?),
+        None => own()?,
+    };
+    if let Some(address) = listener.as_ref().and_then(|l| l.local_addr().ok()) {
+        tracing::info!(setting = name, %address, "listening");
+    }
+    Ok(listener)
 }
 
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+/// Binds the address of a setting.
+pub fn listen(config: &Config, name: &str, address: SocketAddr) -> Result<TcpListener, Problem> {
+    listener(address).map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))
+}
+
+fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart need not wait for what is left of the last run's connections.
+    // A restart need not wait for what is left of the last run's connections, nor for the last run's end: both listen
+    // until that one has drained.
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
     socket.bind(address)?;
-    let listener = socket.listen(BACKLOG as u32)?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+    socket.listen(BACKLOG as u32)
 }
 
-async fn drain(shared: &Shared, tasks: &TaskTracker, mut signals: mpsc::Receiver<()>) -> usize {
+/// New settings, if they can be used: a bad file changes nothing.
+async fn reload(shared: &Arc<Shared>, settings: Result<Box<Config>, Problem>) {
+    systemd::reloading();
+    let old = shared.current();
+    let read = move || {
+        let (config, others) = old.config.reloaded(&*settings?)?;
+        Ok::<_, Problem>((Current::new(config)?, others))
+    };
+    // Certificates are read from a disk.
+    let read = tokio::task::spawn_blocking(read).await.expect("nothing panics there");
+    shared.metrics.config_last_reload_successful.set(read.is_ok().into());
+    match read {
+        Ok((current, others)) => {
+            log::set_level(current.config.log_level);
+            shared.replace(current);
+            tracing::info!(need_a_restart = others.join(", "), "settings and certificates reloaded");
+        }
+        Err(problem) => {
+            tracing::error!(%problem, "not reloaded: settings and certificates stay as they were")
+        }
+    }
+    systemd::ready();
+}
+
+async fn drain(shared: &Shared, tasks: &TaskTracker, mut signals: mpsc::Receiver<Signal>) -> usize {
     shared.metrics.draining.set(1);
-    shared.phase.send_replace(Phase::Draining);
-    tasks.close();
+    shared.phase.send_replace(Phase::Retiring);
     tracing::info!(sessions = shared.metrics.connections_active.get(), "draining");
+    let (grace, deadline) = {
+        let config = &shared.current().config;
+        (config.drain_grace, config.drain_deadline)
+    };
+    let gentle = async {
+        sleep(grace).await;
+        shared.phase.send_replace(Phase::Draining);
+        tasks.close();
+        timeout(deadline, tasks.wait()).await.is_ok()
+    };
     tokio::select! {
-        () = tasks.wait() => return 0,
-        () = tokio::time::sleep(shared.config.drain_deadline) => {}
-        Some(()) = signals.recv() => {}
+        drained = gentle => {
+            if drained {
+                return 0;
+            }
+        }
+        () = stopped(&mut signals) => {}
     }
     // Not the tasks: a listener's may not have noticed the drain yet.
     let cut = usize::try_from(shared.metrics.connections_active.get()).unwrap_or_default();
     shared.phase.send_replace(Phase::Stopping);
+    tasks.close();
     tracing::warn!(sessions = cut, "stopping with sessions that were not finished");
-    let _ = tokio::time::timeout(LAST_WORDS, tasks.wait()).await;
+    let _ = timeout(LAST_WORDS, tasks.wait()).await;
     cut
+}
+
+/// A second [`Signal::Stop`]. What else comes is too late.
+async fn stopped(signals: &mut mpsc::Receiver<Signal>) {
+    while let Some(signal) = signals.recv().await {
+        if matches!(signal, Signal::Stop) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// One listener's side of things.
 struct Entrance {
     name: &'static str,
-    tls: Tls,
+    /// TLS from the first octet.
+    implicit: bool,
     shared: Arc<Shared>,
-    admission: Arc<Admission>,
     tasks: TaskTracker,
 }
 
@@ -155,7 +215,7 @@ impl Entrance {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = phase.wait_for(|phase| *phase != Phase::Running) => return,
+                _ = phase.wait_for(|phase| *phase >= Phase::Draining) => break,
             };
             match accepted {
                 Ok((stream, address)) => self.admit(stream, address),
@@ -164,20 +224,41 @@ impl Entrance {
                     if is_out_of_descriptors(&error) {
                         self.shared.metrics.turned_away(Full::Descriptors);
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    sleep(PAUSE).await;
                 }
             }
         }
+        self.accept_the_last(listener).await;
+    }
+
+    /// Whoever has begun to connect is served: closing the listener would reset the connection.
+    async fn accept_the_last(&self, listener: TcpListener) {
+        refuse_to_answer(&listener);
+        let last = async {
+            while let Ok((stream, address)) = listener.accept().await {
+                self.admit(stream, address);
+            }
+        };
+        let _ = timeout(HALF_OPEN, last).await;
     }
 
     fn admit(&self, stream: TcpStream, address: SocketAddr) {
         self.shared.metrics.connections.with_label_values(&[self.name]).inc();
-        match self.admission.admit(address.ip()) {
-            Ok(place) => self.serve(Client { stream, address, tls: self.tls, place }),
-            Err(full) if self.tls != Tls::Implicit => {
+        let tls = self.tls();
+        match self.shared.admission.admit(address.ip()) {
+            Ok(place) => self.serve(Client { stream, listener: self.name, address, tls, place }),
+            Err(full) if tls != Tls::Implicit => {
                 let _ = stream.try_write(format!("* BYE [UNAVAILABLE] {full}\r\n").as_bytes());
             }
             Err(_) => {}
+        }
+    }
+
+    fn tls(&self) -> Tls {
+        match (self.implicit, &self.shared.current().acceptor) {
+            (true, _) => Tls::Implicit,
+            (false, Some(_)) => Tls::StartTls,
+            (false, None) => Tls::Off,
         }
     }
 
@@ -185,4 +266,24 @@ impl Entrance {
     fn serve(&self, client: Client) {
         self.tasks.spawn(connection::serve(self.shared.clone(), client));
     }
+}
+
+/// Drops each SYN that comes from now on. The client's kernel sends it again, a second later, and then it reaches who
+/// listens there in our place: with SO_REUSEPORT, the gateway that takes over. Linux; elsewhere one can be reset.
+fn refuse_to_answer(listener: &TcpListener) {
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    {
+        use socket2::{SockFilter, SockRef};
+        // Classic BPF on the TCP header: of the flags in octet 13, SYN without ACK.
+        let drop_syn = [
+            SockFilter::new(0x30, 0, 0, 13),
+            SockFilter::new(0x54, 0, 0, 0x12),
+            SockFilter::new(0x15, 0, 1, 0x02),
+            SockFilter::new(0x06, 0, 0, 0),
+            SockFilter::new(0x06, 0, 0, u32::MAX),
+        ];
+        let _ = SockRef::from(listener).attach_filter(&drop_syn);
+    }
+    #[cfg(not(any(target_os = "android", target_os = "linux")))]
+    let _ = listener;
 }

@@ -17,6 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 /// The protocol's name in ALPN (RFC 7301). Demanded of no client, but one that asks for another protocol only is
 /// refused; not offered to the upstream, where a front end that knows other names only might refuse it.
@@ -193,6 +195,16 @@ impl ServerCertVerifier for Judge {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// Until when the clients' certificate is valid, in seconds since 1970; 0 if there is none.
+pub fn not_after(config: &Config) -> Result<u64, Problem> {
+    let Some(file) = &config.tls_cert else { return Ok(0) };
+    let chain = certificates(file).map_err(|e| config.problem("tls-cert", e))?;
+    let first = Certificate::from_der(&chain[0]).map_err(|e| {
+        config.problem("tls-cert", format!("a PEM file with a certificate, not one that is broken: {e}"))
+    })?;
+    Ok(first.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -81,11 +81,16 @@ fn a_bad_flag_gets_one_line_that_says_which_what_and_what_was_expected() {
         (&["--move-timeout", "30"], "move-timeout (flag --move-timeout): given \"30\", expected a duration with its unit, such as 500ms, 30s or 2m, above zero and up to 24h"),
         (&["--move-timeout", ""], "move-timeout (flag --move-timeout): given \"\", expected a value"),
         (&["--move-timeout", "a\nb"], "move-timeout (flag --move-timeout): given \"a\\nb\", expected a duration"),
-        (&["--drain-deadline", "20s"], "drain-deadline (flag --drain-deadline): given \"20s\", expected a duration longer than move-timeout"),
+        (&["--drain-deadline", "20s"], "drain-deadline (flag --drain-deadline): given \"20s\", expected drain-deadline to be longer than move-timeout"),
+        (&["--move-timeout", "60s"], "move-timeout (flag --move-timeout): given \"60s\", expected drain-deadline to be longer than move-timeout"),
+        (&["--drain-grace", "soon"], "drain-grace (flag --drain-grace): given \"soon\", expected a duration with its unit, such as 500ms, 5s or 2m, up to 24h, or 0s"),
+        (&["--log-format", "xml"], "log-format (flag --log-format): given \"xml\", expected text or json"),
+        (&["--log-user", "all"], "log-user (flag --log-user): given \"all\", expected hash, plain or none"),
         (&["--log-level", "loud"], "log-level (flag --log-level): given \"loud\", expected off, error, warn, info, debug or trace"),
         (&["--config", "/none/file"], "config (flag --config): given \"/none/file\", expected a readable TOML file: "),
-        (&["--move-timout", "3s"], "command line: given \"--move-timout\", expected a flag; the nearest is --move-timeout"),
-        (&["--colour"], "command line: given \"--colour\", expected a flag that `imapmove --help` lists"),
+        (&["--move-timout", "3s"], "command line: given \"--move-timout\", expected a flag or a command; the nearest is --move-timeout"),
+        (&["--colour"], "command line: given \"--colour\", expected a flag or a command that `imapmove --help` lists"),
+        (&["check"], "command line: given \"check\", expected no setting before it"),
         (&["--listen"], "command line: given \"--listen\", expected a value after it"),
         (&["--max-line", "600", "--max-line", "700"], "command line: given \"--max-line\", expected it once"),
     ];
@@ -135,6 +140,109 @@ fn a_bad_file_gets_one_line_that_names_the_line() {
     }
 }
 
+/// Nobody looks for a setting that was silently not set.
+#[test]
+fn an_unknown_variable_is_named_unless_it_is_kubernetes() {
+    let with = |name: &str| {
+        let mut command = imapmove(&["--upstream", "127.0.0.1:9", "--max-line=1"]);
+        command.env(name, "tcp://192.0.2.1:143");
+        refusal(command)
+    };
+    let said = with("IMAPMOVE_MOVE_TIMOUT");
+    assert_eq!(
+        said,
+        "environment IMAPMOVE_MOVE_TIMOUT: expected a setting; the nearest is IMAPMOVE_MOVE_TIMEOUT"
+    );
+    assert!(with("IMAPMOVE_Q").starts_with("environment IMAPMOVE_Q: expected a setting that"));
+    for of_kubernetes in [
+        "IMAPMOVE_PORT",
+        "IMAPMOVE_SERVICE_HOST",
+        "IMAPMOVE_PORT_143_TCP_ADDR",
+        "IMAPMOVE_OLD_SERVICE_PORT_IMAP",
+    ] {
+        assert!(with(of_kubernetes).starts_with("max-line (flag "), "{of_kubernetes}");
+    }
+}
+
+/// What the program prints, and its exit code.
+fn printed(mut command: Command) -> (Option<i32>, String) {
+    let output = command.stdout(Stdio::piped()).output().expect("runs");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+}
+
+#[test]
+fn config_prints_a_file_of_settings_with_where_each_comes_from() {
+    let file = Scratch::new("shown.toml", "move-timeout = \"20s\"\nrequire-tls = false\n");
+    let mut command = imapmove(&["config", "--upstream", "127.0.0.1:9", "--config", file.path()]);
+    command.env("IMAPMOVE_MAX_LINE", "600");
+    let (code, said) = printed(command);
+    assert_eq!(code, Some(0));
+    let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>().join(" ");
+    let said_lines: Vec<String> = said.lines().map(words).collect();
+    for line in [
+        "upstream = \"127.0.0.1:9\" # flag --upstream",
+        "max-line = 600 # environment IMAPMOVE_MAX_LINE",
+        &format!("move-timeout = \"20s\" # file {}, line 1", file.path()),
+        &format!("require-tls = false # file {}, line 2", file.path()),
+        "admin = \"127.0.0.1:9143\" # default",
+        "# tls-cert is not set",
+    ] {
+        assert!(said_lines.iter().any(|said| said == line), "no {line} in\n{said}");
+    }
+    let again = Scratch::new("shown-again.toml", &said);
+    let (code, said_again) = printed(imapmove(&["config", "--config", again.path()]));
+    let values = |text: &str| {
+        text.lines().map(|line| words(line.split(" # ").next().unwrap_or(""))).collect::<Vec<_>>()
+    };
+    assert_eq!((code, values(&said_again)), (Some(0), values(&said)), "what it prints can be read");
+}
+
+#[test]
+fn check_says_whether_it_could_start() {
+    let upstream = ["check", "--upstream", "127.0.0.1:9", "--admin", "127.0.0.1:0"];
+    let with = |more: &[&str]| imapmove(&[&upstream, more].concat());
+    let folder = std::env::temp_dir();
+    let (code, said) =
+        printed(with(&["--listen", "127.0.0.1:0", "--journal", folder.to_str().expect("text")]));
+    let expected = format!(
+        "ok    settings      4 given, the others by default\nok    journal       {}, writable\n\
+         ok    listen        127.0.0.1:0, free\nok    admin         127.0.0.1:0, free\n",
+        folder.display()
+    );
+    assert_eq!((code, said), (Some(0), expected));
+
+    let taken = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = taken.local_addr().expect("bound").to_string();
+    let said = refusal(with(&["--listen", &address]));
+    assert!(
+        said.starts_with(&format!("listen (flag --listen): given {address:?}, expected an address that")),
+        "{said}"
+    );
+    let key = Scratch::new("key.pem", "no key");
+    let said = refusal(with(&["--tls-cert", key.path(), "--tls-key", key.path()]));
+    assert!(said.starts_with("tls-cert (flag --tls-cert): given "), "{said}");
+}
+
+#[test]
+fn what_a_shell_and_man_need() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (code, said) = printed(imapmove(&["completions", shell]));
+        assert_eq!(code, Some(0));
+        assert!(said.contains("upstream-verify"), "{shell}");
+    }
+    let (code, said) = printed(imapmove(&["man"]));
+    assert_eq!(code, Some(0));
+    assert!(said.contains(".SH OPTIONS") && said.contains("drain\\-deadline"), "{said}");
+    let (code, said) = printed(imapmove(&["--version"]));
+    assert_eq!(code, Some(0));
+    let rest =
+        said.strip_prefix(concat!("imapmove ", env!("CARGO_PKG_VERSION"), " (commit ")).expect("the version");
+    assert!(rest.ends_with(", TLS by rustls with ring)\n"), "{said}");
+    let said = refusal(imapmove(&["completions", "tcsh"]));
+    assert!(said.ends_with("expected bash, elvish, fish, powershell or zsh"), "{said}");
+}
+
 #[test]
 fn a_flag_goes_before_the_environment_before_the_file_before_the_default() {
     // Where the unusable value is said to come from shows which one counts.
@@ -174,7 +282,8 @@ impl Gateway {
     fn start(upstream: SocketAddr) -> Gateway {
         let upstream = upstream.to_string();
         let arguments = ["--upstream", &upstream, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        let mut process = imapmove(&arguments).spawn().expect("starts");
+        let ours = ["--log-format", "text", "--drain-grace", "0s"];
+        let mut process = imapmove(&[&arguments[..], &ours].concat()).spawn().expect("starts");
         let mut log = BufReader::new(process.stderr.take().expect("piped"));
         let listen = announced(&mut log, "listen");
         let admin = announced(&mut log, "admin");
@@ -313,7 +422,7 @@ fn a_signal_with_no_session_ends_at_once_and_clean() {
 fn a_hangup_ends_nothing() {
     let mut gateway = Gateway::start(upstream().1);
     gateway.signal("HUP");
-    gateway.wait_for("SIGHUP does nothing yet");
+    gateway.wait_for("settings and certificates reloaded");
     assert_eq!(gateway.page("/livez").0, "HTTP/1.1 200 OK");
     gateway.signal("TERM");
     assert_eq!(gateway.end().0.code(), Some(0));

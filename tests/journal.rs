@@ -86,6 +86,7 @@ impl Gateway {
         let mut command = Command::new("sh");
         command.args(["-c", shell, "sh", env!("CARGO_BIN_EXE_imapmove"), "--log-level", "trace"]);
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--log-format", "text", "--drain-grace", "0s"]);
         command.arg("--upstream").arg(upstream.local_addr().expect("bound").to_string());
         command.arg("--journal").arg(folder.path());
         let stderr = fs::File::create(log.path().join("log")).expect("a log");

@@ -2,23 +2,55 @@
 
 use super::{Given, Problem, Setting, TABLE};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, parser::ValueSource, value_parser};
+use clap_complete::Shell;
+use std::ffi::OsStr;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 /// Names less like a known one than this are not suggested.
 const LIKENESS: f64 = 0.7;
+/// What stands for the argument of `completions`, and what it can be.
+const SHELL: &str = "<SHELL>";
+const SHELLS: &str = "bash, elvish, fish, powershell or zsh";
+/// Variables of ours begin so.
+const PREFIX: &str = "IMAPMOVE_";
+/// The program's own version, that of its source, and what makes its TLS.
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("BUILD_COMMIT"), ", TLS by rustls with ring)");
 
 pub(super) fn command() -> Command {
-    let config = Arg::new("config").long("config").value_name("FILE");
-    Command::new("imapmove")
-        .version(env!("CARGO_PKG_VERSION"))
+    settings(Command::new("imapmove"))
+        .version(VERSION)
         .about("Gives MOVE (RFC 6851) to an IMAP server that never learned it")
         .after_help("Each setting can also stand in the file, by the same name without the dashes.")
+        .args_conflicts_with_subcommands(true)
+        .subcommand(
+            settings(Command::new("check"))
+                .about("Says whether it could start with these settings: 0 if it could, 2 if not"),
+        )
+        .subcommand(
+            settings(Command::new("config"))
+                .about("Prints the effective settings, as a file of them, with where each comes from"),
+        )
+        .subcommand(demo())
+        .subcommand(completions())
+        .subcommand(Command::new("man").about("Prints the manual page, in troff"))
+}
+
+/// A command that takes every setting.
+fn settings(command: Command) -> Command {
+    let config = Arg::new("config").long("config").value_name("FILE").value_hint(ValueHint::FilePath);
+    command
         .arg(config.help("TOML file with any of these settings [env: IMAPMOVE_CONFIG]"))
         .args(TABLE.iter().map(flag))
-        .args_conflicts_with_subcommands(true)
-        .subcommand(demo())
+}
+
+fn completions() -> Command {
+    let shell = Arg::new("shell").value_name("SHELL").required(true).value_parser(value_parser!(Shell));
+    Command::new("completions")
+        .about("Prints what a shell needs to complete the command line")
+        .arg(shell.help("The shell that reads it"))
 }
 
 fn demo() -> Command {
@@ -45,6 +77,7 @@ fn flag(setting: &Setting) -> Arg {
 /// All that was given: the file first, then what overrides it.
 pub(super) fn gather(flags: &ArgMatches) -> Result<Given, Problem> {
     let mut given = Given::default();
+    check_variables(std::env::vars_os().map(|(name, _)| name))?;
     if let Some((path, origin)) = from_flag_or_variable(flags, "config", "config", "IMAPMOVE_CONFIG")? {
         read_file(Path::new(&path), &origin, &mut given)?;
     }
@@ -55,6 +88,27 @@ pub(super) fn gather(flags: &ArgMatches) -> Result<Given, Problem> {
         }
     }
     Ok(given)
+}
+
+/// A misspelt variable would be a setting that is silently not set.
+fn check_variables(names: impl Iterator<Item = impl AsRef<OsStr>>) -> Result<(), Problem> {
+    for name in names {
+        let name = name.as_ref().to_string_lossy();
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let is_known = rest == "CONFIG" || TABLE.iter().any(|setting| setting.variable() == name);
+        if !is_known && !is_of_kubernetes(rest) {
+            let expected = nearest(&rest.to_lowercase().replace('_', "-"), Setting::variable);
+            return Err(Problem(format!("environment {}: expected {expected}", name.escape_debug())));
+        }
+    }
+    Ok(())
+}
+
+/// Whether Kubernetes may have set it: it tells each container of every service in its namespace, and one can be
+/// called imapmove.
+fn is_of_kubernetes(rest: &str) -> bool {
+    let rest = format!("_{rest}_");
+    ["_SERVICE_HOST_", "_SERVICE_PORT_", "_PORT_"].iter().any(|part| rest.contains(part))
 }
 
 /// The text and its origin. An empty variable counts as absent: compose files pass them on that way.
@@ -94,6 +148,12 @@ fn read_file(path: &Path, origin: &str, given: &mut Given) -> Result<(), Problem
     })?;
     for (key, value) in table.get_ref() {
         let origin = at(key.span().start);
+        if matches!(value.get_ref(), DeValue::Table(_)) {
+            let key = key.get_ref();
+            return Err(Problem(format!(
+                "config ({origin}): given the table {key:?}, expected settings without tables"
+            )));
+        }
         let setting = known(key.get_ref(), &origin)?;
         let text = scalar(value.get_ref()).ok_or_else(|| {
             let kind = value.get_ref().type_str();
@@ -112,13 +172,18 @@ fn known(name: &str, origin: &str) -> Result<&'static Setting, Problem> {
     if let Some(setting) = TABLE.iter().find(|s| s.name() == name) {
         return Ok(setting);
     }
+    let expected = nearest(name, Setting::name);
+    Err(Problem(format!("config ({origin}): given {name:?}, expected {expected}")))
+}
+
+/// What was expected in the place of an unknown name: the setting with the nearest one, as it is spelt there.
+fn nearest(name: &str, spelt: fn(&Setting) -> String) -> String {
     let likeness = |s: &Setting| strsim::jaro_winkler(&s.name(), name);
     let nearest = TABLE.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let expected = match nearest.filter(|s| likeness(s) >= LIKENESS) {
-        Some(setting) => format!("a setting; the nearest is {}", setting.name()),
+    match nearest.filter(|s| likeness(s) >= LIKENESS) {
+        Some(setting) => format!("a setting; the nearest is {}", spelt(setting)),
         None => "a setting that `imapmove --help` lists".to_string(),
-    };
-    Err(Problem(format!("config ({origin}): given {name:?}, expected {expected}")))
+    }
 }
 
 fn scalar(value: &DeValue<'_>) -> Option<String> {
@@ -144,12 +209,16 @@ impl From<clap::Error> for Problem {
         // Of a flag that it knows, clap shows the value's placeholder too.
         let given = given.split(' ').next().unwrap_or_default();
         let nearest = context([ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]);
+        let is_command = command().find_subcommand(given).is_some();
         let expected = match (error.kind(), nearest) {
-            (ErrorKind::ArgumentConflict, _) if given == "demo" => "no setting before it".to_string(),
+            (ErrorKind::ArgumentConflict, _) if is_command => "no setting before it".to_string(),
             (ErrorKind::ArgumentConflict, _) => "it once".to_string(),
+            (ErrorKind::InvalidValue | ErrorKind::MissingRequiredArgument, _) if given == SHELL => {
+                SHELLS.to_string()
+            }
             (ErrorKind::InvalidValue, _) => "a value after it".to_string(),
-            (_, Some(nearest)) => format!("a flag; the nearest is {nearest}"),
-            (_, None) => "a flag that `imapmove --help` lists".to_string(),
+            (_, Some(nearest)) => format!("a flag or a command; the nearest is {nearest}"),
+            (_, None) => "a flag or a command that `imapmove --help` lists".to_string(),
         };
         Problem(format!("command line: given {given:?}, expected {expected}"))
     }

@@ -48,6 +48,22 @@ impl Value for String {
     }
 }
 
+/// A duration that may be none at all.
+pub struct OrZero;
+
+impl Value for OrZero {
+    type Parsed = Duration;
+    const PLACEHOLDER: &'static str = Duration::PLACEHOLDER;
+
+    fn expected() -> String {
+        "a duration with its unit, such as 500ms, 5s or 2m, up to 24h, or 0s".to_string()
+    }
+
+    fn parse(text: &str) -> Option<Duration> {
+        humantime::parse_duration(text).ok().filter(|d| *d <= LONGEST)
+    }
+}
+
 impl Value for PathBuf {
     type Parsed = PathBuf;
     const PLACEHOLDER: &'static str = "FILE";
@@ -240,6 +256,38 @@ impl Named for LevelFilter {
         ("trace", LevelFilter::TRACE),
     ];
     const PLACEHOLDER: &'static str = "off|error|warn|info|debug|trace";
+}
+
+/// How the log names a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogUser {
+    /// By a hash under a key of this process: the same user has the same one until the next start.
+    Hash,
+    /// As the user has logged in.
+    Plain,
+    /// Not at all.
+    None,
+}
+
+impl Named for LogUser {
+    const NAMES: &'static [(&'static str, LogUser)] =
+        &[("hash", LogUser::Hash), ("plain", LogUser::Plain), ("none", LogUser::None)];
+    const PLACEHOLDER: &'static str = "hash|plain|none";
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Named for LogFormat {
+    const NAMES: &'static [(&'static str, LogFormat)] =
+        &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const PLACEHOLDER: &'static str = "text|json";
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub use store::{Flags, Mailbox, Message};
 
 use crate::config::Config;
 use crate::proxy::Proxy;
+use crate::shared::Signal;
 use checks::Evidence;
 use std::io::{self, Error, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -48,10 +49,11 @@ const UID_MOVE: &str = "UID MOVE 2,4 Archive";
 ///
 /// # Errors
 /// When no loopback port can be had, the gateway does not answer, or nothing can be printed.
-pub async fn run(once: bool, signals: mpsc::Receiver<()>) -> io::Result<bool> {
+pub async fn run(once: bool, signals: mpsc::Receiver<Signal>) -> io::Result<bool> {
     let server = Server::start().await?;
     let upstream = server.address().to_string();
-    let settings = [("upstream", upstream.as_str()), ("listen", "127.0.0.1:0"), ("admin", "")];
+    let ours = [("listen", "127.0.0.1:0"), ("admin", "off"), ("drain-grace", "0s")];
+    let settings = [&[("upstream", upstream.as_str())], &ours[..]].concat();
     let config = Config::with(&settings).map_err(Error::other)?;
     let proxy = Proxy::bind(config).await.map_err(Error::other)?;
     let address = proxy.address().ok_or(Error::other("the gateway listens nowhere"))?;

@@ -1,7 +1,7 @@
 //! The program itself, in front of a server.
 
 use crate::client::{self, Client};
-use crate::server::{POLL, Process, free_address, tail};
+use crate::server::{POLL, Process, tail};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -49,33 +49,35 @@ impl Gateway {
     }
 
     fn launch(inside: &[String], upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
-        loop {
-            let mut gateway = Gateway::spawn(inside, upstream, settings);
-            // Its admin listener opens last. A port that another process has got opens too, but not by our log.
-            let opened = gateway.wait("listens", |gateway| {
-                let log = gateway.logged();
-                let opened = log.contains(&format!("listening setting=\"admin\" address={}", gateway.admin));
-                (opened || log.contains("Address already in use")).then_some(opened)
-            });
-            if opened {
-                return gateway;
-            }
-        }
+        let mut gateway = Gateway::spawn(inside, upstream, settings);
+        // Its admin listener opens last.
+        gateway.admin = gateway.wait("listens", |gateway| gateway.announced("admin"));
+        gateway.address = gateway.announced("listen").unwrap_or(gateway.address);
+        gateway
+    }
+
+    /// Where it listens, as its log says.
+    fn announced(&self, setting: &str) -> Option<SocketAddr> {
+        let log = self.logged();
+        let words = format!("listening setting=\"{setting}\" address=");
+        let line = log.lines().find_map(|line| line.split_once(&words));
+        line.map(|(_, address)| address.parse().expect("an address"))
     }
 
     fn spawn(inside: &[String], upstream: SocketAddr, settings: &[(&str, &str)]) -> Gateway {
-        let (address, admin) = (free_address(), free_address());
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
         // It ends with us, even if we are killed.
         let alone = ["setpriv", "--pdeathsig", "KILL", env!("CARGO_BIN_EXE_imapmove")];
         let words: Vec<&str> = inside.iter().map(String::as_str).chain(alone).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
-        command.arg("--upstream").arg(upstream.to_string()).arg("--listen").arg(address.to_string());
-        command.arg("--admin").arg(admin.to_string());
+        command.arg("--upstream").arg(upstream.to_string()).arg("--listen").arg(any.to_string());
+        command.arg("--admin").arg(any.to_string());
+        command.args(["--log-format", "text", "--drain-grace", "0s"]);
         command.args(settings.iter().flat_map(|(name, value)| [name, value]));
         let process = Process::start(command, &folder.path().join("gateway.log"));
-        Gateway { address, admin, process, folder }
+        Gateway { address: any, admin: any, process, folder }
     }
 
     /// A connection through the gateway that is logged in as alice.

@@ -4,6 +4,7 @@
 
 use imapmove::config::Config;
 use imapmove::proxy::Proxy;
+use imapmove::shared::Signal;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -128,14 +129,15 @@ pub struct Gateway {
     pub plain: Option<SocketAddr>,
     pub tls: Option<SocketAddr>,
     /// Dropped, it is a signal to drain.
-    signals: mpsc::Sender<()>,
+    signals: mpsc::Sender<Signal>,
     sessions_cut: JoinHandle<usize>,
 }
 
 impl Gateway {
     pub async fn start(upstream: SocketAddr, settings: &[(&'static str, &str)]) -> Gateway {
         let upstream = upstream.to_string();
-        let ours = [("upstream", upstream.as_str()), ("listen", "127.0.0.1:0"), ("admin", "off")];
+        let ours = [("listen", "127.0.0.1:0"), ("admin", "off"), ("drain-grace", "0s")];
+        let ours = [&[("upstream", upstream.as_str())], &ours[..]].concat();
         let config = Config::with(&[&ours, settings].concat()).expect("good settings");
         let proxy = Proxy::bind(config).await.expect("binds");
         let (plain, tls) = (proxy.address(), proxy.tls_address());
@@ -145,7 +147,7 @@ impl Gateway {
 
     /// What SIGTERM does.
     pub async fn signal(&self) {
-        self.signals.send(()).await.expect("the gateway runs");
+        self.signals.send(Signal::Stop).await.expect("the gateway runs");
     }
 
     /// Waits for the end of a gateway that drains. Says how many sessions were cut.
@@ -176,6 +178,11 @@ impl Upstream {
 
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().expect("bound")
+    }
+
+    /// Whoever connects next, at whatever time.
+    pub async fn accept_any(&self) -> Peer {
+        Peer::plain(self.0.accept().await.expect("accepts").0)
     }
 
     /// The gateway's connection.
@@ -231,6 +238,15 @@ impl Peer {
             }
         }
         String::from_utf8(line).expect("text").trim_end().to_string()
+    }
+
+    /// One line without its CRLF, at whatever time; nothing at the end of the stream, or if it breaks.
+    pub async fn line_or_end(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(self.stream().read_u8().await.ok()?);
+        }
+        Some(String::from_utf8(line).expect("text").trim_end().to_string())
     }
 
     pub async fn expect(&mut self, line: &str) {

@@ -6,6 +6,7 @@ use crate::peer::{PATIENCE, Peer, Trust};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,14 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 
 /// How often a condition that no event announces is looked at.
 const POLL: Duration = Duration::from_millis(20);
+
+/// What it is given where a test gives nothing else.
+const OURS: [(&str, &str); 4] = [
+    ("--listen", "127.0.0.1:0"),
+    ("--admin", "127.0.0.1:0"),
+    ("--log-format", "text"),
+    ("--drain-grace", "0s"),
+];
 
 /// Of a client's socket, each way.
 const BUFFER: u32 = 256 << 10;
@@ -39,15 +48,52 @@ impl Program {
         let script = format!("{limit} && exec setpriv --pdeathsig KILL \"$0\" \"$@\"");
         let mut command = Command::new("sh");
         command.args(["-c", &script, env!("CARGO_BIN_EXE_imapmove"), "--upstream", &upstream.to_string()]);
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(flags);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut process = command.spawn().expect("a shell");
+        for (flag, value) in OURS.iter().filter(|(flag, _)| !flags.contains(flag)) {
+            command.args([flag, value]);
+        }
+        command.args(flags).stdin(Stdio::null()).stdout(Stdio::null());
+        Program::run(command, flags.contains(&"--listen-tls"))
+    }
+
+    /// As systemd does it: these sockets are `listen` and `admin`, and a variable says where it wants to be told.
+    pub fn start_by_systemd(upstream: SocketAddr, sockets: [OwnedFd; 2], variable: &str) -> Program {
+        let [listen, admin] = sockets.map(Stdio::from);
+        // They come as its stdin and stdout, and have to be 3 and 4.
+        let script = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=listen:admin; \
+                      exec setpriv --pdeathsig KILL env \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", variable, env!("CARGO_BIN_EXE_imapmove")]);
+        command.args(["--upstream", &upstream.to_string(), "--log-format", "text", "--drain-grace", "0s"]);
+        command.stdin(listen).stdout(admin);
+        Program::run(command, false)
+    }
+
+    /// Another process at the same address.
+    pub fn another_there(&self, upstream: SocketAddr) -> Program {
+        Program::start(upstream, &["--listen", &self.plain.to_string()])
+    }
+
+    fn run(mut command: Command, with_tls: bool) -> Program {
+        let mut process = command.stderr(Stdio::piped()).spawn().expect("a shell");
         let mut log = BufReader::new(process.stderr.take().expect("piped"));
-        let with_tls = flags.contains(&"--listen-tls");
         let plain = announced(&mut log, "listen");
         let tls = with_tls.then(|| announced(&mut log, "listen-tls"));
         let admin = announced(&mut log, "admin");
         Program { plain, tls, admin, process, log: kept(log) }
+    }
+
+    /// Where clients connect in clear.
+    pub fn address(&self) -> SocketAddr {
+        self.plain
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("it runs");
+    }
+
+    /// Whether a client that trusts only this authority cannot connect with TLS.
+    pub async fn refuses(&self, trust: &Trust) -> bool {
+        Peer::plain(self.connect_raw_tls().await).into_tls_client(trust).await.is_err()
     }
 
     /// A client in clear.
@@ -80,9 +126,14 @@ impl Program {
     }
 
     async fn metrics(&self) -> String {
+        self.page("/metrics").await
+    }
+
+    /// An admin page, its head included.
+    pub async fn page(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).await.expect("connects");
-        let request = b"GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).await.expect("writes");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("writes");
         let mut page = String::new();
         stream.read_to_string(&mut page).await.expect("reads");
         page
@@ -143,17 +194,19 @@ impl Program {
 
     /// Sends SIGTERM, and waits until it has noticed it.
     pub async fn terminate(&self) {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         self.until_logged(" draining ").await;
     }
 
     /// Waits for its end.
     pub async fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
         loop {
             match self.process.try_wait().expect("our child") {
                 Some(status) => return status,
-                None => sleep(POLL).await,
+                None => assert!(begun.elapsed() < 12 * PATIENCE, "it goes on\n{}", self.log_tail()),
             }
+            sleep(POLL).await;
         }
     }
 
@@ -165,7 +218,9 @@ impl Program {
 
     /// Waits for a line of the log that holds the words.
     pub async fn until_logged(&self, words: &str) {
+        let begun = Instant::now();
         while !self.log.lock().expect("nobody panics while writing to it").contains(words) {
+            assert!(begun.elapsed() < 6 * PATIENCE, "no {words:?} in\n{}", self.log_tail());
             sleep(POLL).await;
         }
     }

@@ -308,6 +308,11 @@ impl Session {
         }
     }
 
+    /// The authorisation identity of who is logged in, in the octets of the login, where that could be told.
+    pub fn user(&self) -> Option<&[u8]> {
+        self.owner.as_ref().map(|owner| &owner.user[..])
+    }
+
     /// The leg on which a TLS handshake is due, once its output is written and flushed.
     pub fn upgrade(&self) -> Option<Side> {
         self.upgrade.filter(|_| !self.finished)

@@ -1,0 +1,220 @@
+//! The life of the process: new settings and certificates, an end that nobody notices, and what systemd does for it.
+
+#[path = "support/peer.rs"]
+mod peer;
+#[path = "support/program.rs"]
+mod program;
+
+use peer::{Authority, PATIENCE, Peer, Trust, Upstream};
+use program::Program;
+use rustix::process::Signal;
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// An upstream that says OK to everything.
+fn agreeable(upstream: Upstream) {
+    tokio::spawn(async move {
+        loop {
+            let mut server = upstream.accept_any().await;
+            tokio::spawn(async move {
+                server.send("* OK [CAPABILITY IMAP4rev1 UIDPLUS] ready\r\n").await;
+                while let Some(line) = server.line_or_end().await {
+                    let tag = line.split(' ').next().expect("a word");
+                    server.send(format!("{tag} OK [CAPABILITY IMAP4rev1 UIDPLUS] done\r\n")).await;
+                }
+            });
+        }
+    });
+}
+
+async fn log_in(client: &mut Peer) {
+    client.until("* OK ").await;
+    client.send("a LOGIN alice wonderland\r\n").await;
+    client.until("a OK ").await;
+}
+
+async fn is_answered(client: &mut Peer) {
+    client.send("b NOOP\r\n").await;
+    client.until("b OK ").await;
+}
+
+/// Files that a gateway reads, and may read again.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Files {
+        Files(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect("text").to_string()
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.path(name), text).expect("writes");
+    }
+
+    /// The certificate and the key that the gateway is to show.
+    fn show(&self, authority: &Authority) {
+        let identity = authority.issue("gateway.test");
+        self.write("cert.pem", fs::read(&identity.cert).expect("reads"));
+        self.write("key.pem", fs::read(&identity.key).expect("reads"));
+    }
+
+    fn settings(&self, more: &str) {
+        let (cert, key) = (self.path("cert.pem"), self.path("key.pem"));
+        self.write("settings.toml", format!("tls-cert = {cert:?}\ntls-key = {key:?}\n{more}"));
+    }
+}
+
+/// A reload under 200 sessions drops none; whatever cannot be used changes nothing, and shows.
+#[tokio::test]
+async fn a_new_certificate_without_dropping_a_session() {
+    let (old, new, files) = (Authority::new(), Authority::new(), Files::new());
+    files.show(&old);
+    files.settings("");
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let file = files.path("settings.toml");
+    let program = Program::start(address, &["--config", &file, "--listen-tls", "127.0.0.1:0"]);
+    let mut sessions = Vec::new();
+    for _ in 0..200 {
+        let mut client = program.connect_tls(&Trust::of(&old)).await;
+        log_in(&mut client).await;
+        sessions.push(client);
+    }
+    let until_first = program.metric("tls_certificate_not_after_timestamp_seconds").await;
+    assert!(until_first > 1_700_000_000, "{until_first}");
+
+    files.show(&new);
+    program.signal(Signal::HUP);
+    program.until_logged("settings and certificates reloaded").await;
+    log_in(&mut program.connect_tls(&Trust::of(&new)).await).await;
+    assert!(program.refuses(&Trust::of(&old)).await, "the old certificate is not shown any more");
+
+    files.write("cert.pem", "-----BEGIN CERTIFICATE-----\nbroken\n-----END CERTIFICATE-----\n");
+    program.signal(Signal::HUP);
+    program.until_metric("config_last_reload_successful", |value| value == 0).await;
+    program.until_logged("tls-cert (file ").await;
+    log_in(&mut program.connect_tls(&Trust::of(&new)).await).await;
+
+    files.show(&new);
+    files.settings("max-connections = 0\n");
+    program.signal(Signal::HUP);
+    program.until_logged("max-connections (file ").await;
+    assert_eq!(program.metric("config_last_reload_successful").await, 0);
+
+    files.settings("log-level = \"debug\"\nmax-connections = 203\nmax-line = 600\nlog-user = \"none\"\n");
+    program.signal(Signal::HUP);
+    program.until_metric("config_last_reload_successful", |value| value == 1).await;
+    program.until_logged("need_a_restart=\"log-user\"").await;
+    for client in &mut sessions {
+        is_answered(client).await;
+    }
+    program.until_metric("connections_active", |value| value == 200).await;
+    let more = [program.connect().await, program.connect().await, program.connect().await];
+    for mut client in more {
+        client.until("* OK ").await;
+        sessions.push(client);
+    }
+    let mut one_more = program.connect().await;
+    one_more.until("* BYE [UNAVAILABLE] Too many connections").await;
+}
+
+/// While it retires, who connects is served, and probes say that others should be asked.
+#[tokio::test]
+async fn the_grace_of_a_drain() {
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let mut program = Program::start(address, &["--drain-grace", "1h"]);
+    let mut before = program.connect().await;
+    log_in(&mut before).await;
+    program.signal(Signal::TERM);
+    program.until_metric("draining", |value| value == 1).await;
+    assert!(program.page("/readyz").await.starts_with("HTTP/1.1 503 "));
+    assert!(program.page("/livez").await.starts_with("HTTP/1.1 200 "));
+    log_in(&mut program.connect().await).await;
+    is_answered(&mut before).await;
+    program.signal(Signal::TERM);
+    before.until("* BYE ").await;
+    assert_eq!(program.ended().await.code(), Some(1), "a session was cut");
+}
+
+/// A rolling restart on one host: both listen, then the old one leaves; no login fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn another_process_takes_over_without_a_failed_login() {
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let mut old = Program::start(address, &["--drain-grace", "300ms"]);
+    let new = old.another_there(address);
+    let (stop, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        let (stop, logins, at) = (stop.clone(), logins.clone(), old.address());
+        clients.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let stream = timeout(PATIENCE, TcpStream::connect(at)).await.expect("in time");
+                log_in(&mut Peer::plain(stream.expect("connects"))).await;
+                logins.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let served = "connections_total{listener=\"plain\"}";
+    old.until_metric(served, |value| value >= 20).await;
+    new.until_metric(served, |value| value >= 20).await;
+    old.signal(Signal::TERM);
+    assert_eq!(old.ended().await.code(), Some(0), "a clean end");
+    let alone = new.metric(served).await;
+    new.until_metric(served, |value| value >= alone + 20).await;
+    stop.store(true, Ordering::Relaxed);
+    while let Some(client) = clients.join_next().await {
+        client.expect("each login succeeded");
+    }
+    assert!(logins.load(Ordering::Relaxed) >= 60);
+}
+
+/// systemd opens the sockets, and is told how far the process is.
+#[tokio::test]
+async fn systemd_opens_the_sockets_and_is_told() {
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let folder = tempfile::tempdir().expect("a folder");
+    let told = UnixDatagram::bind(folder.path().join("notify")).expect("binds");
+    told.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let next = || {
+        let mut message = [0; 512];
+        let length = told.recv(&mut message).expect("a message in time");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let (listen, admin) = (socket(), socket());
+    let at = listen.local_addr().expect("bound");
+    let variable = format!("NOTIFY_SOCKET={}", folder.path().join("notify").display());
+    let mut program = Program::start_by_systemd(address, [listen, admin].map(OwnedFd::from), &variable);
+    assert_eq!(next(), "READY=1\n");
+    assert_eq!(program.address(), at);
+    log_in(&mut program.connect().await).await;
+    assert_eq!(program.metric("connections_total{listener=\"plain\"}").await, 1);
+    program.signal(Signal::HUP);
+    let reloading = next();
+    assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+    assert_eq!(next(), "READY=1\n");
+    program.signal(Signal::TERM);
+    assert_eq!(next(), "STOPPING=1\n");
+    assert_eq!(program.ended().await.code(), Some(0));
+}
+
+fn socket() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("binds")
+}
