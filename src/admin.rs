@@ -1,6 +1,7 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`. It can change nothing.
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, `/status`. It can change nothing.
 
-use crate::shared::Shared;
+use crate::imap::Strategy;
+use crate::shared::{Phase, Shared};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -60,8 +61,36 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
             reply(StatusCode::SERVICE_UNAVAILABLE, "application/json", body)
         }
         "/metrics" => reply(StatusCode::OK, prometheus::TEXT_FORMAT, shared.metrics.text()),
-        _ => reply(StatusCode::NOT_FOUND, "text/plain", "there are /livez, /readyz and /metrics\n"),
+        "/status" => reply(StatusCode::OK, "application/json", status(shared)),
+        _ => reply(StatusCode::NOT_FOUND, "text/plain", "there are /livez, /readyz, /metrics and /status\n"),
     }
+}
+
+/// How it stands, for people and scripts. Nothing in it needs escaping: the upstream is a host name or an address.
+fn status(shared: &Shared) -> String {
+    let (census, metrics) = (shared.admission.census(), &shared.metrics);
+    let phase = match *shared.phase.borrow() {
+        Phase::Running => "running",
+        Phase::Retiring => "retiring",
+        Phase::Draining | Phase::Stopping => "draining",
+    };
+    format!(
+        "{{\"version\":\"{}\",\"phase\":\"{phase}\",\"upstream\":\"{}\",\"strategy\":\"{}\",\
+         \"sessions\":{{\"open\":{},\"without_login\":{},\"moving\":{},\"under_a_minute\":{},\"under_an_hour\":{},\
+         \"oldest_seconds\":{}}},\"journal\":{{\"on\":{},\"pending\":{}}},\"last_reload_successful\":{}}}\n",
+        env!("CARGO_PKG_VERSION"),
+        shared.current().config.upstream,
+        shared.strategy().map_or("unknown", Strategy::name),
+        census.connections,
+        census.unauthenticated,
+        metrics.moves_in_flight.get(),
+        census.under_a_minute,
+        census.under_an_hour,
+        census.oldest.as_secs(),
+        shared.journal.is_some(),
+        metrics.journal_pending.get(),
+        metrics.config_last_reload_successful.get() == 1,
+    )
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -66,6 +66,21 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// Who is in at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct Census {
+    /// In all.
+    pub connections: usize,
+    /// Those without a login.
+    pub unauthenticated: usize,
+    /// Those that came within the last minute.
+    pub under_a_minute: usize,
+    /// Those that came within the last hour.
+    pub under_an_hour: usize,
+    /// How long the first one of them is in.
+    pub oldest: Duration,
+}
+
 /// The count of one gateway's connections.
 pub struct Admission {
     metrics: Arc<Metrics>,
@@ -80,6 +95,8 @@ struct Open {
     admitted: u64,
     connections: usize,
     unauthenticated: usize,
+    /// Since when each connection is there, by number.
+    since: BTreeMap<u64, Instant>,
     networks: HashMap<IpAddr, Network>,
 }
 
@@ -128,6 +145,20 @@ impl Admission {
         Ok(Place { admission: self.clone(), network, number, leave, logged_in: false })
     }
 
+    /// Who is in.
+    pub fn census(&self) -> Census {
+        let (open, now) = (self.open(), Instant::now());
+        let age = |since: &Instant| now.saturating_duration_since(*since);
+        let ages = |limit: Duration| open.since.values().filter(|since| age(since) < limit).count();
+        Census {
+            connections: open.connections,
+            unauthenticated: open.unauthenticated,
+            under_a_minute: ages(Duration::from_secs(60)),
+            under_an_hour: ages(Duration::from_secs(3_600)),
+            oldest: open.since.values().next().map(age).unwrap_or_default(),
+        }
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().expect("nobody panics while counting")
     }
@@ -149,6 +180,7 @@ impl Open {
         self.admitted += 1;
         self.connections += 1;
         self.unauthenticated += 1;
+        self.since.insert(self.admitted, waiting.since);
         let network = self.networks.entry(network).or_default();
         network.connections += 1;
         network.unauthenticated.insert(self.admitted, waiting);
@@ -180,6 +212,7 @@ impl Open {
     fn leave(&mut self, address: &IpAddr, number: u64) {
         self.no_longer_waits(address, number);
         self.connections -= 1;
+        self.since.remove(&number);
         if let Some(network) = self.networks.get_mut(address) {
             network.connections -= 1;
             if network.connections == 0 {

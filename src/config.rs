@@ -82,7 +82,7 @@ settings! {
     tls_cert: Optional<PathBuf> = "" reloads, "PEM file of the certificate that clients see, followed by its chain";
     tls_key: Optional<PathBuf> = "" reloads, "PEM file of that certificate's private key";
     require_tls: bool = "false", "No login without TLS on the client's side";
-    admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz and /metrics are served";
+    admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz, /metrics and /status are served";
     advertise_before_login: bool = "false", "Capability lists before login show MOVE too, once a login has shown that it works";
     journal: Optional<Folder> = "", "Folder for the journal, by which a MOVE that was cut short is finished at the next login";
     max_connections: Number<1, 1_000_000> = "10000" reloads, "Clients at one time; one more is turned away";

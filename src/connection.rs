@@ -4,7 +4,7 @@ mod leg;
 mod wait;
 
 use crate::admission::{MAKE_ROOM, Place, is_out_of_descriptors};
-use crate::imap::{Notice, Outcome, Session, Side, Tls};
+use crate::imap::{Notice, Outcome, Session, Side, Strategy, Tls};
 use crate::journal::Answer;
 use crate::log;
 use crate::metrics::{Metrics, outcome_name, side_name};
@@ -18,7 +18,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -140,13 +139,15 @@ impl Connection {
             place.unless_it_must_leave(handshake(&shared, Side::Client, &mut leg)).await?;
         }
         let attempt = async {
+            let begun = Instant::now();
             let leg = connect(&shared, &place).await;
+            shared.metrics.upstream_connect_duration.observe(begun.elapsed().as_secs_f64());
             shared.metrics.tried(&shared.metrics.upstream_connects, &[], &leg);
             leg
         };
         let upstream = place.unless_it_must_leave(attempt).await;
         let mut settings = shared.current().config.session(tls);
-        settings.advertise_before_login &= shared.qualifies.load(Ordering::Relaxed);
+        settings.advertise_before_login &= shared.strategy() == Some(Strategy::Copy);
         let mut connection = Connection {
             session: Session::new(settings),
             legs: [leg, Leg::gone()],
@@ -265,6 +266,7 @@ impl Connection {
                 true
             }
             Poll::Ready(Ok(octets)) => {
+                self.shared.metrics.bytes[from as usize].read.inc_by(octets as u64);
                 let relayed = self.relay(cx, from, &scratch[..octets]);
                 self.session.receive(from, &scratch[relayed..octets]);
                 true
@@ -285,6 +287,7 @@ impl Connection {
         }
         match self.legs[to as usize].poll_write(cx, &octets[..opaque]) {
             Poll::Ready(Ok(written)) => {
+                self.shared.metrics.bytes[to as usize].written.inc_by(written as u64);
                 self.session.relayed(from, written as u64);
                 written
             }
@@ -307,7 +310,9 @@ impl Connection {
             Poll::Ready(Ok(())) => *output = BytesMut::new(),
             Poll::Pending => {}
         }
-        self.session.output(to).len() != before
+        let written = before.saturating_sub(self.session.output(to).len());
+        self.shared.metrics.bytes[to as usize].written.inc_by(written as u64);
+        written > 0
     }
 
     /// Passes on what the session has to tell.
@@ -318,9 +323,9 @@ impl Connection {
         while let Some(notice) = self.session.notice() {
             self.shared.metrics.count(&notice);
             match notice {
-                Notice::Qualifies(yes) => self.shared.qualifies.store(yes, Ordering::Relaxed),
+                Notice::Strategy(strategy) => self.shared.learn(strategy),
                 Notice::MoveStarted => self.moving = true,
-                Notice::MoveEnded { outcome, moved, left_behind, took } => {
+                Notice::MoveEnded { outcome, moved, left_behind, took, .. } => {
                     self.moving = false;
                     self.wait.ended();
                     if outcome != Outcome::Moved {

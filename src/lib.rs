@@ -22,7 +22,7 @@
 //!   :         `------- octets of a literal, moved across unread ----'      :
 //!   . . . . . . . . . . | notice . . . . . . . . . . . . . . . . . . . . . .
 //!                       v
-//!                 metrics --> admin: /livez /readyz /metrics
+//!                 metrics --> admin: /livez /readyz /metrics /status
 //!                 journal --> its own thread --> disk
 //! ```
 //!

@@ -1,19 +1,22 @@
 //! The counters. No label ever holds a user, a mailbox or an address, and every series is there, at 0, from the start.
 
 use crate::admission::Full;
-use crate::imap::{Breach, Limit, Notice, Outcome, Side};
+use crate::imap::{Breach, Cause, Limit, Notice, Outcome, SASL, Side, Stage, Strategy, Verb};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts,
 };
 use prometheus::{Registry, TextEncoder};
+use std::time::Duration;
 
-/// How a MOVE was carried out; the label is there for the ways to come.
-const STRATEGY: &str = "copy";
 const SIDES: &[&str] = &["client", "upstream"];
 const RESULTS: &[&str] = &["ok", "failed"];
 const OUTCOMES: &[&str] = &["moved", "invalid", "refused", "incomplete", "undone", "upstream_lost"];
+const DIRECTIONS: &[&str] = &["in", "out"];
+/// The names of those who carry out a MOVE.
+const STRATEGIES: [&str; 2] = ["copy", "native"];
 /// `damaged` counts files, the others MOVEs.
 const RECOVERIES: &[&str] = &["finished", "stale", "later", "expired", "unproven", "undo", "damaged"];
 /// From one round trip on a local network to a large MOVE on a slow server.
@@ -45,12 +48,19 @@ pub struct Metrics {
     pub certificate_not_after: Gauge,
     /// Sessions that ended in a panic.
     pub panics: IntCounter,
+    /// How long the upstream took to accept a connection, TLS from the first octet included.
+    pub upstream_connect_duration: Histogram,
+    /// Octets read from each side, and written to it; inside TLS, where there is TLS. By [`Side`].
+    pub bytes: [Traffic; 2],
     logins: IntCounterVec,
+    /// By the index of a [`Verb`].
+    commands: Vec<IntCounter>,
     moves: IntCounterVec,
     move_messages: IntCounter,
-    move_left_behind: IntCounter,
+    move_left_behind: IntCounterVec,
     undos: IntCounterVec,
-    move_duration: Histogram,
+    move_duration: HistogramVec,
+    move_stage_duration: HistogramVec,
     /// MOVEs that run now.
     pub moves_in_flight: IntGauge,
     protocol_errors: IntCounterVec,
@@ -62,6 +72,14 @@ pub struct Metrics {
     pub journal_syncs: Histogram,
     /// What the journal could not write, or not answer.
     pub journal_errors: IntCounter,
+}
+
+/// Octets of one side.
+pub struct Traffic {
+    /// Read from it.
+    pub read: IntCounter,
+    /// Written to it.
+    pub written: IntCounter,
 }
 
 impl Default for Metrics {
@@ -118,23 +136,32 @@ impl Default for Metrics {
                 register(of, Gauge::new("imapmove_tls_certificate_not_after_timestamp_seconds", help))
             },
             panics: counter(of, "panics_total", "Sessions that ended in a panic."),
+            upstream_connect_duration: histogram(
+                of,
+                "upstream_connect_duration_seconds",
+                "Attempts to reach the upstream, until it has accepted the connection or not.",
+                SECONDS,
+            ),
+            bytes: traffic(of),
             logins: counters(
                 of,
                 "logins_total",
                 "Answers to LOGIN and AUTHENTICATE.",
-                &[("result", &["ok", "refused"])],
+                &[("mechanism", &SASL), ("result", &["ok", "refused"])],
             ),
+            commands: commands(of),
             moves: counters(
                 of,
                 "moves_total",
-                "MOVEs that have their tagged reply.",
-                &[("strategy", &[STRATEGY]), ("result", OUTCOMES)],
+                "MOVEs that have their tagged reply: carried out by the gateway (copy) or by the upstream (native).",
+                &[("strategy", &STRATEGIES), ("result", OUTCOMES)],
             ),
-            move_messages: counter(of, "move_messages_total", "Messages moved."),
-            move_left_behind: counter(
+            move_messages: counter(of, "move_messages_total", "Messages moved by the gateway."),
+            move_left_behind: counters(
                 of,
                 "move_left_behind_total",
                 "Messages that are in both mailboxes, or may be, after a MOVE.",
+                &[("stage", &Stage::ALL.map(Stage::name)), ("cause", &Cause::ALL.map(Cause::name))],
             ),
             undos: counters(
                 of,
@@ -142,11 +169,17 @@ impl Default for Metrics {
                 "MOVEs of which a part had to be undone: ok, no message of it is in both mailboxes.",
                 &[("result", RESULTS)],
             ),
-            move_duration: histogram(
+            move_duration: histograms(
                 of,
                 "move_duration_seconds",
                 "From a MOVE to its tagged reply.",
-                SECONDS,
+                ("strategy", &STRATEGIES),
+            ),
+            move_stage_duration: histograms(
+                of,
+                "move_stage_duration_seconds",
+                "What of a MOVE took how long.",
+                ("stage", &Stage::ALL.map(Stage::name)),
             ),
             moves_in_flight: gauge(of, "moves_in_flight", "MOVEs that run now."),
             protocol_errors: counters(
@@ -182,16 +215,25 @@ impl Metrics {
     /// Counts what a session has told.
     pub fn count(&self, notice: &Notice) {
         match notice {
-            Notice::Login { accepted } => {
-                self.logins.with_label_values(&[if *accepted { "ok" } else { "refused" }]).inc();
+            Notice::Login { accepted, mechanism } => {
+                let result = if *accepted { "ok" } else { "refused" };
+                self.logins.with_label_values(&[*mechanism, result]).inc();
             }
+            Notice::Command(verb) => self.commands[verb.index()].inc(),
             Notice::MoveStarted => self.moves_in_flight.inc(),
-            Notice::MoveEnded { outcome, moved, left_behind, took } => {
+            Notice::MoveEnded { outcome, moved, left_behind, took, stage, cause } => {
                 self.moves_in_flight.dec();
-                self.moves.with_label_values(&[STRATEGY, outcome_name(*outcome)]).inc();
+                self.moved(Strategy::Copy, *outcome, *took);
                 self.move_messages.inc_by((*moved).into());
-                self.move_left_behind.inc_by((*left_behind).into());
-                self.move_duration.observe(took.as_secs_f64());
+                let left = self.move_left_behind.with_label_values(&[stage.name(), cause.name()]);
+                left.inc_by((*left_behind).into());
+            }
+            Notice::NativeMove { accepted, took } => {
+                let outcome = if *accepted { Outcome::Moved } else { Outcome::Refused };
+                self.moved(Strategy::Native, outcome, *took);
+            }
+            Notice::Stage { stage, took } => {
+                self.move_stage_duration.with_label_values(&[stage.name()]).observe(took.as_secs_f64());
             }
             Notice::Undo { whole } => {
                 self.undos.with_label_values(&[RESULTS[usize::from(!whole)]]).inc();
@@ -202,6 +244,11 @@ impl Metrics {
             Notice::LimitMet(limit) => self.limit_hits.with_label_values(&[limit.name()]).inc(),
             _ => {}
         }
+    }
+
+    fn moved(&self, strategy: Strategy, outcome: Outcome, took: Duration) {
+        self.moves.with_label_values(&[strategy.name(), outcome_name(outcome)]).inc();
+        self.move_duration.with_label_values(&[strategy.name()]).observe(took.as_secs_f64());
     }
 
     /// Counts a connection for which there was no room.
@@ -247,6 +294,33 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(format!("imapmove_{name}"), help))
+}
+
+/// Octets, by side and direction.
+fn traffic(registry: &Registry) -> [Traffic; 2] {
+    let help = "Octets read from a side and written to it, inside TLS where there is TLS.";
+    let labels: &[(&str, &[&str])] = &[("side", SIDES), ("direction", DIRECTIONS)];
+    let counters = counters(registry, "bytes_total", help, labels);
+    [Side::Client, Side::Upstream].map(|side| {
+        let [read, written] = [0, 1].map(|i| counters.with_label_values(&[side_name(side), DIRECTIONS[i]]));
+        Traffic { read, written }
+    })
+}
+
+/// A counter for each verb, and for all others.
+fn commands(registry: &Registry) -> Vec<IntCounter> {
+    let names = [&Verb::NAMES[..], &[Verb::OTHER]].concat();
+    let help = "Commands of clients.";
+    let counters = counters(registry, "commands_total", help, &[("command", &names)]);
+    names.iter().map(|name| counters.with_label_values(&[name])).collect()
+}
+
+/// One for each value of a label.
+fn histograms(registry: &Registry, name: &str, help: &str, label: (&str, &[&str])) -> HistogramVec {
+    let options = HistogramOpts::new(format!("imapmove_{name}"), help).buckets(SECONDS.to_vec());
+    let made = register(registry, HistogramVec::new(options, &[label.0]));
+    label.1.iter().for_each(|value| drop(made.with_label_values(&[*value])));
+    made
 }
 
 fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {

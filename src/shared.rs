@@ -2,11 +2,12 @@
 
 use crate::admission::Admission;
 use crate::config::{Config, Problem};
+use crate::imap::Strategy;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector};
 use crate::turns::Turns;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -64,8 +65,8 @@ pub struct Shared {
     pub turns: Arc<Turns>,
     /// The counters.
     pub metrics: Arc<Metrics>,
-    /// A login has shown that the upstream can carry out a MOVE (CAP-2).
-    pub qualifies: AtomicBool,
+    /// What becomes of a MOVE here, as the last login has shown (CAP-2): a place in [`Strategy::ALL`], or behind them all.
+    strategy: AtomicUsize,
     /// Watched by every session.
     pub phase: watch::Sender<Phase>,
 }
@@ -80,9 +81,19 @@ impl Shared {
             journal,
             turns: Arc::default(),
             metrics,
-            qualifies: AtomicBool::default(),
+            strategy: AtomicUsize::new(Strategy::ALL.len()),
             phase: watch::Sender::new(Phase::Running),
         }
+    }
+
+    /// What becomes of a MOVE, if a login has shown it.
+    pub fn strategy(&self) -> Option<Strategy> {
+        Strategy::ALL.get(self.strategy.load(Ordering::Relaxed)).copied()
+    }
+
+    /// A login has shown it.
+    pub fn learn(&self, strategy: Strategy) {
+        self.strategy.store(strategy as usize, Ordering::Relaxed);
     }
 
     /// Settings and certificates, as they are now.

@@ -369,6 +369,14 @@ fn the_admin_pages_say_alive_ready_and_how_much() {
     let gateway = Gateway::start(address);
     assert_eq!(gateway.page("/livez"), ("HTTP/1.1 200 OK".into(), "ok\n".into()));
     assert_eq!(gateway.page("/readyz"), ("HTTP/1.1 200 OK".into(), "{\"ready\":true}\n".into()));
+    assert_eq!(gateway.page("/healthz").0, "HTTP/1.1 200 OK");
+    let status = format!(
+        "{{\"version\":\"{}\",\"phase\":\"running\",\"upstream\":\"{address}\",\"strategy\":\"unknown\",\
+         \"sessions\":{{\"open\":0,\"without_login\":0,\"moving\":0,\"under_a_minute\":0,\"under_an_hour\":0,\
+         \"oldest_seconds\":0}},\"journal\":{{\"on\":false,\"pending\":0}},\"last_reload_successful\":true}}\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert_eq!(gateway.page("/status"), ("HTTP/1.1 200 OK".into(), status));
     assert_eq!(gateway.page("/secrets").0, "HTTP/1.1 404 Not Found");
 
     // Every series is there before anything has happened.
@@ -384,11 +392,15 @@ fn the_admin_pages_say_alive_ready_and_how_much() {
         "imapmove_moves_total{result=\"moved\",strategy=\"copy\"} 0",
         "imapmove_moves_total{result=\"upstream_lost\",strategy=\"copy\"} 0",
         "imapmove_move_messages_total 0",
-        "imapmove_move_duration_seconds_count 0",
+        "imapmove_move_duration_seconds_count{strategy=\"native\"} 0",
         "imapmove_moves_in_flight 0",
         "imapmove_upstream_connects_total{result=\"ok\"} 0",
         "imapmove_upstream_connects_total{result=\"failed\"} 0",
-        "imapmove_logins_total{result=\"refused\"} 0",
+        "imapmove_logins_total{mechanism=\"plain\",result=\"refused\"} 0",
+        "imapmove_commands_total{command=\"uid_move\"} 0",
+        "imapmove_move_left_behind_total{cause=\"not_removed\",stage=\"remove\"} 0",
+        "imapmove_move_stage_duration_seconds_count{stage=\"undo\"} 0",
+        "imapmove_bytes_total{direction=\"in\",side=\"upstream\"} 0",
         "imapmove_tls_handshakes_total{result=\"failed\",side=\"upstream\"} 0",
         "imapmove_draining 0",
         "process_open_fds ",
@@ -403,6 +415,8 @@ fn the_admin_pages_say_alive_ready_and_how_much() {
     for series in [
         "imapmove_connections_total{listener=\"plain\"} 1",
         "imapmove_upstream_connects_total{result=\"ok\"} 1",
+        "imapmove_upstream_connect_duration_seconds_count 1",
+        &format!("imapmove_bytes_total{{direction=\"in\",side=\"upstream\"}} {}", GREETING.len()),
     ] {
         assert!(metrics.lines().any(|line| line == series), "no {series} in\n{metrics}");
     }

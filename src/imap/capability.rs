@@ -1,5 +1,6 @@
 //! Capability lists: what is added, what is removed, each with its reason (CAP-1 to CAP-7).
 
+use super::Strategy;
 use super::scan::without_line_end;
 
 /// What the upstream said that it can do, in its latest list.
@@ -44,9 +45,18 @@ impl Capabilities {
         }
     }
 
-    /// The gateway carries out MOVE here: UIDPLUS, and no MOVE of the upstream's own (CAP-2).
+    /// What becomes of a MOVE here.
+    pub fn strategy(&self) -> Strategy {
+        match (self.native_move, self.uidplus) {
+            (true, _) => Strategy::Native,
+            (false, true) => Strategy::Copy,
+            (false, false) => Strategy::Refuse,
+        }
+    }
+
+    /// The gateway carries out MOVE here (CAP-2).
     pub fn translates(&self) -> bool {
-        self.uidplus && !self.native_move
+        self.strategy() == Strategy::Copy
     }
 
     /// The proof that UID EXPUNGE exists.

@@ -6,6 +6,24 @@ use std::fmt;
 /// The longest identity that is kept, in octets; a longer one is nobody's.
 pub const LONGEST_IDENTITY: usize = 1024;
 
+/// How somebody can log in, as it is counted: `login` is the command, `sasl_login` the mechanism.
+pub const SASL: [&str; 8] =
+    ["login", "plain", "sasl_login", "cram_md5", "scram", "oauthbearer", "xoauth2", "other"];
+
+/// The name in [`SASL`] of an AUTHENTICATE's mechanism, from behind the verb.
+pub fn method(arguments: &[u8]) -> &'static str {
+    let name = arguments.trim_ascii().split(|c| *c == b' ').next().unwrap_or_default();
+    SASL[match Mechanism::named(name) {
+        Some(Mechanism::Plain) => 1,
+        Some(Mechanism::Login) => 2,
+        Some(Mechanism::CramMd5) => 3,
+        Some(Mechanism::Scram) => 4,
+        Some(Mechanism::OauthBearer) => 5,
+        Some(Mechanism::Xoauth2) => 6,
+        None => 7,
+    }]
+}
+
 /// What is known of who logs in.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Who {

@@ -18,8 +18,11 @@ mod selected;
 mod sequence;
 mod session;
 mod translation;
+mod verb;
 
+pub use identity::SASL;
 pub use session::Session;
+pub use verb::Verb;
 
 use std::fmt;
 use std::time::Duration;
@@ -112,9 +115,27 @@ pub enum Notice {
     Login {
         /// The upstream said OK.
         accepted: bool,
+        /// `login`, or the name of the SASL mechanism in [`SASL`].
+        mechanism: &'static str,
     },
-    /// After a login the upstream's list showed whether a MOVE can be carried out (CAP-2): has UIDPLUS, lacks MOVE.
-    Qualifies(bool),
+    /// After a login the upstream's list showed what becomes of a MOVE.
+    Strategy(Strategy),
+    /// A command of the client's was passed on, carried out or refused.
+    Command(Verb),
+    /// The upstream answered a MOVE of its own (CAP-3).
+    NativeMove {
+        /// With OK.
+        accepted: bool,
+        /// From the command to its tagged reply.
+        took: Duration,
+    },
+    /// A MOVE has left a stage behind.
+    Stage {
+        /// Which.
+        stage: Stage,
+        /// How long it was there.
+        took: Duration,
+    },
     /// What must be on disk before the MOVE goes on, or, at its end, may be forgotten (FAULT-4). Only with
     /// [`Settings::journal`]; the session waits for [`Session::persisted`] where the record says so.
     Journal(Record),
@@ -142,6 +163,10 @@ pub enum Notice {
         left_behind: u32,
         /// From the command to its tagged reply.
         took: Duration,
+        /// How far it had come.
+        stage: Stage,
+        /// Why messages are left behind, if any are.
+        cause: Cause,
     },
     /// Copies were to be removed again, of messages that did not leave the source (FAULT-1).
     Undo {
@@ -238,6 +263,87 @@ pub enum Recovered {
     Later,
     /// There was no time for it: a later session may.
     NotTried,
+}
+
+/// What becomes of a MOVE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The gateway carries it out: the upstream has UIDPLUS and no MOVE (CAP-2).
+    Copy,
+    /// The upstream carries it out (CAP-3).
+    Native,
+    /// It is refused: the upstream has no UIDPLUS (CAP-4).
+    Refuse,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 3] = [Strategy::Copy, Strategy::Native, Strategy::Refuse];
+
+    /// Its name in metrics and elsewhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Copy => "copy",
+            Strategy::Native => "native",
+            Strategy::Refuse => "none",
+        }
+    }
+}
+
+/// How far a MOVE has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Which UIDs (MOVE-5); the wait for its turn and the journal is part of it.
+    Resolve,
+    /// UID COPY (MOVE-6), and the search for what it did where it proved nothing.
+    Copy,
+    /// UID STORE and UID EXPUNGE, until each message is seen leaving (MOVE-7, MOVE-11).
+    Remove,
+    /// The copies of what stays (FAULT-1).
+    Undo,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Stage; 4] = [Stage::Resolve, Stage::Copy, Stage::Remove, Stage::Undo];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Resolve => "resolve",
+            Stage::Copy => "copy",
+            Stage::Remove => "remove",
+            Stage::Undo => "undo",
+        }
+    }
+}
+
+/// Why a MOVE leaves messages in both mailboxes, or perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The upstream went away or hung (FAULT-3).
+    UpstreamLost,
+    /// The upstream's answers got out of step (WIRE-1).
+    OutOfStep,
+    /// Nothing proves the copies (MOVE-6).
+    NotProved,
+    /// The upstream did not remove what it had to remove (FAULT-1).
+    NotRemoved,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 4] = [Cause::UpstreamLost, Cause::OutOfStep, Cause::NotProved, Cause::NotRemoved];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::UpstreamLost => "upstream_lost",
+            Cause::OutOfStep => "out_of_step",
+            Cause::NotProved => "not_proved",
+            Cause::NotRemoved => "not_removed",
+        }
+    }
 }
 
 /// How a MOVE ended.

@@ -4,10 +4,10 @@ use super::{BAD_IN_A_ROW, Kind, LONGEST_TAG, PIPELINED, Pending, Phase, Session,
 use crate::imap::capability;
 use crate::imap::command::{Form, Tag};
 use crate::imap::grammar;
-use crate::imap::identity::Who;
+use crate::imap::identity::{self, SASL, Who};
 use crate::imap::scan::{Announced, Piece, Quotes, announced, without_line_end};
 use crate::imap::selected::Selected;
-use crate::imap::{Breach, Limit, Side, Tls};
+use crate::imap::{Breach, Limit, Notice, Side, Tls, Verb};
 
 /// Where the client's stream stands.
 #[derive(Debug)]
@@ -159,6 +159,9 @@ impl Session {
             Ok(()) if self.is_too_much_before_login() => Order::TooLong,
             Ok(()) => self.order(text, whole),
         };
+        if !self.comes_again(&order) {
+            self.notices.push_back(Notice::Command(Verb::of(text)));
+        }
         let tag = || Tag(grammar::command_head(text).map_or(&b""[..], |(tag, _, _)| tag).into());
         match order {
             // The scanner gives the same line again when the client goes on.
@@ -179,6 +182,15 @@ impl Session {
             Order::StartTls => self.start_client_tls(&tag()),
         }
         Flow::On
+    }
+
+    /// Whether the scanner gives the same line again.
+    fn comes_again(&self, order: &Order) -> bool {
+        match order {
+            Order::Wait | Order::Recover => true,
+            Order::Move(..) => !self.pending.is_empty(),
+            _ => false,
+        }
     }
 
     /// WIRE-1 and WIRE-5: what may not go upstream whatever the command.
@@ -219,14 +231,18 @@ impl Session {
         };
         match &verb[..] {
             _ if !whole && !self.authenticated => Order::TooLong,
-            b"MOVE" if !self.capabilities.native_move => understood(Order::Move(Form::Sequence, at)),
-            b"UID" if !self.capabilities.native_move && is_move(rest) => {
+            b"MOVE" if self.capabilities.native_move => Order::Pass(Kind::NativeMove { began: self.now }),
+            b"UID" if self.capabilities.native_move && is_move(rest) => {
+                Order::Pass(Kind::NativeMove { began: self.now })
+            }
+            b"MOVE" => understood(Order::Move(Form::Sequence, at)),
+            b"UID" if is_move(rest) => {
                 // Behind more than one SP, "MOVE" is no argument and makes it malformed.
                 let word = if rest.starts_with(b"  ") { 0 } else { b" MOVE".len() };
                 understood(Order::Move(Form::Uid, at + word))
             }
             b"STARTTLS" => understood(self.order_starttls(rest)),
-            b"LOGIN" => understood(self.order_login(Who::of_login(rest))),
+            b"LOGIN" => understood(self.order_login(Who::of_login(rest), SASL[0])),
             b"IDLE" | b"AUTHENTICATE" if announced(text).is_some() => {
                 Order::Refuse("BAD This command takes no literal".into())
             }
@@ -256,11 +272,11 @@ impl Session {
         }
     }
 
-    fn order_login(&self, who: Who) -> Order {
+    fn order_login(&self, who: Who, mechanism: &'static str) -> Order {
         match () {
             () if self.login_needs_tls() => Order::Refuse("NO [PRIVACYREQUIRED] Start TLS first".into()),
             () if !self.pending.is_empty() => Order::Wait,
-            () => Order::Pass(Kind::Login { list_seen: false, who }),
+            () => Order::Pass(Kind::Login { list_seen: false, who, mechanism }),
         }
     }
 
@@ -273,7 +289,7 @@ impl Session {
             () if !capability::mechanism_passes(mechanism, self.leg().terminates_tls) => {
                 Order::Refuse("NO [CANNOT] This SASL mechanism does not work through imapmove".into())
             }
-            () => self.order_login(Who::of_authenticate(rest)),
+            () => self.order_login(Who::of_authenticate(rest), identity::method(rest)),
         }
     }
 

@@ -68,6 +68,7 @@ enum Kind {
     Login {
         list_seen: bool,
         who: Who,
+        mechanism: &'static str,
     },
     /// SELECT or EXAMINE.
     Select(Box<Selected>),
@@ -75,6 +76,10 @@ enum Kind {
     Close,
     Idle,
     Logout,
+    /// MOVE or UID MOVE, which the upstream carries out itself.
+    NativeMove {
+        began: Duration,
+    },
     Other,
 }
 

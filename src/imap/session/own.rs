@@ -9,7 +9,7 @@ use crate::imap::own_command::{Flight, OwnCommand, Purpose, Writer};
 use crate::imap::response::{Condition, Response, Status, Untagged};
 use crate::imap::selected::Rights;
 use crate::imap::translation::{self, Claim, Milestone, Next, Translation, Verdict};
-use crate::imap::{Breach, Intent, Limit, Notice, Outcome, Owner, Record, Side, Tls};
+use crate::imap::{Breach, Cause, Intent, Limit, Notice, Outcome, Owner, Record, Side, Stage, Tls};
 use std::time::Duration;
 
 /// Why the gateway speaks for itself. Meanwhile the client's next commands are held (WIRE-6).
@@ -34,6 +34,8 @@ pub struct Moving {
     translation: Option<Box<Translation>>,
     target: Vec<u8>,
     began: Duration,
+    /// How far it has come, and since when.
+    stage: (Stage, Duration),
     keep_alive: Duration,
     /// How far the journal has been told of it.
     recorded: Recorded,
@@ -263,6 +265,7 @@ impl Session {
                 translation: None,
                 target,
                 began,
+                stage: (Stage::Resolve, began),
                 keep_alive,
                 recorded: Recorded::Nothing,
                 proof_on_disk: false,
@@ -300,6 +303,7 @@ impl Session {
         match next {
             Next::Send(flight, translation) => {
                 let record = self.due_record(&mut moving, &translation);
+                self.reach(&mut moving, translation.reached());
                 moving.translation = Some(translation);
                 self.work = Some(Work::Move(moving));
                 match record {
@@ -311,6 +315,14 @@ impl Session {
                 }
             }
             Next::Finish(verdict) => self.end_move(*moving, verdict),
+        }
+    }
+
+    fn reach(&mut self, moving: &mut Moving, stage: Stage) {
+        let (before, since) = moving.stage;
+        if stage != before {
+            self.notices.push_back(Notice::Stage { stage: before, took: self.now.saturating_sub(since) });
+            moving.stage = (stage, self.now);
         }
     }
 
@@ -392,12 +404,22 @@ impl Session {
         if verdict.unprovable_target {
             self.unprovable_targets.insert(moving.target);
         }
+        let (stage, since) = moving.stage;
+        self.notices.push_back(Notice::Stage { stage, took: self.now.saturating_sub(since) });
+        let cause = match (verdict.outcome, stage) {
+            (Outcome::UpstreamLost, _) => Cause::UpstreamLost,
+            _ if self.framing_lost => Cause::OutOfStep,
+            (_, Stage::Resolve | Stage::Copy) => Cause::NotProved,
+            (_, Stage::Remove | Stage::Undo) => Cause::NotRemoved,
+        };
         let count = |n| u32::try_from(n).unwrap_or(u32::MAX);
         self.notices.push_back(Notice::MoveEnded {
             outcome: verdict.outcome,
             moved: count(verdict.moved),
             left_behind: count(verdict.left_behind),
             took: self.now.saturating_sub(moving.began),
+            stage,
+            cause,
         });
         if let Some(reason) = verdict.ends {
             self.end_with("", reason);

@@ -194,12 +194,12 @@ impl Session {
         self.authenticated |= login && status.is_ok();
         let line = line.map(|line| self.learn_from(status, line)).unwrap_or_default();
         match kind {
-            Kind::Login { list_seen, who } => {
+            Kind::Login { list_seen, who, mechanism } => {
                 if let (Who::Known(user), true) = (who, status.is_ok()) {
                     self.owner = Some(Owner { user, utf8: false });
                 }
                 let told = list_seen || status.code("CAPABILITY").is_some();
-                self.notices.push_back(Notice::Login { accepted: status.is_ok() });
+                self.notices.push_back(Notice::Login { accepted: status.is_ok(), mechanism });
                 if status.is_ok() && !told {
                     self.ask_capabilities(line);
                     return false;
@@ -211,6 +211,10 @@ impl Session {
                 self.selected = None;
                 self.closed_mailbox();
             }
+            Kind::NativeMove { began } => {
+                let took = self.now.saturating_sub(began);
+                self.notices.push_back(Notice::NativeMove { accepted: status.is_ok(), took });
+            }
             Kind::Close | Kind::Idle | Kind::Logout | Kind::Other => {}
         }
         self.emit(Side::Client, &line);
@@ -219,7 +223,7 @@ impl Session {
 
     pub(super) fn tell_whether_it_qualifies(&mut self) {
         if self.authenticated {
-            self.notices.push_back(Notice::Qualifies(self.capabilities.translates()));
+            self.notices.push_back(Notice::Strategy(self.capabilities.strategy()));
         }
     }
 

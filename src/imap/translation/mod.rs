@@ -210,6 +210,16 @@ impl Translation {
         (self.job.target.octets.clone(), uids)
     }
 
+    /// How far it has come, for the counters.
+    pub fn reached(&self) -> super::Stage {
+        match &self.stage {
+            Stage::Resolve(_) => super::Stage::Resolve,
+            Stage::Copy(_) | Stage::Unproven(_) => super::Stage::Copy,
+            Stage::Remove(_) => super::Stage::Remove,
+            Stage::Undo(_) => super::Stage::Undo,
+        }
+    }
+
     /// What the journal must know before this stage's flight goes out (FAULT-4).
     pub fn milestone(&self) -> Milestone<'_> {
         match &self.stage {
