@@ -32,11 +32,14 @@ pub enum Full {
     Unauthenticated,
     /// The operating system gives this process no more file descriptors.
     Descriptors,
+    /// It is none of the `trusted-proxies`, or does not begin with a PROXY header.
+    Origin,
 }
 
 impl Full {
     /// All of them.
-    pub const ALL: [Full; 4] = [Full::Connections, Full::PerIp, Full::Unauthenticated, Full::Descriptors];
+    pub const ALL: [Full; 5] =
+        [Full::Connections, Full::PerIp, Full::Unauthenticated, Full::Descriptors, Full::Origin];
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Full {
             Full::PerIp => "max_connections_per_ip",
             Full::Unauthenticated => "max_unauthenticated",
             Full::Descriptors => "descriptors",
+            Full::Origin => "proxy_protocol",
         }
     }
 }
@@ -56,6 +60,7 @@ impl fmt::Display for Full {
             Full::Connections => "Too many connections, try again later",
             Full::PerIp => "Too many connections from your address, try again later",
             Full::Unauthenticated => MAKE_ROOM,
+            Full::Origin => "Connect through the proxy in front of this gateway",
             Full::Descriptors => "The gateway is out of file descriptors: raise its limit (ulimit -Hn)",
         })
     }

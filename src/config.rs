@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use value::{
-    Choice, Folder, HostPort, Listener, LogFormat, LogUser, Number, Optional, OrZero, Value, Verify,
+    Choice, Folder, HostPort, Inbound, Listener, LogFormat, LogUser, Networks, Number, Optional, OrZero,
+    Outbound, Value, Verify,
 };
 
 /// One line of the table.
@@ -84,6 +85,10 @@ settings! {
     require_tls: bool = "false", "No login without TLS on the client's side";
     admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz, /metrics and /status are served";
     advertise_before_login: bool = "false", "Capability lists before login show MOVE too, once a login has shown that it works";
+    proxy_protocol: Choice<Inbound> = "off", "Whether each connection begins with a PROXY header (v1 or v2) that says where the client comes from";
+    trusted_proxies: Networks = "", "Networks that may send it, such as 192.0.2.7/32,2001:db8::/64; others are turned away";
+    upstream_proxy_protocol: Choice<Outbound> = "off", "PROXY header that tells the upstream where the client comes from";
+    forward_client_id: bool = "false", "The upstream is told so by ID (RFC 2971), as Dovecot reads it from login_trusted_networks";
     journal: Optional<Folder> = "", "Folder for the journal, by which a MOVE that was cut short is finished at the next login";
     max_connections: Number<1, 1_000_000> = "10000" reloads, "Clients at one time; one more is turned away";
     max_connections_per_ip: Number<1, 1_000_000> = "5000" reloads, "Of these, clients from one IPv4 address or one IPv6 /64";
@@ -200,6 +205,16 @@ impl Config {
             ),
             (self.listen_tls.is_some() && !has(&self.tls_cert), "listen-tls", "tls-cert and tls-key with it"),
             (self.require_tls && !has(&self.tls_cert), "require-tls", "tls-cert and tls-key with it"),
+            (
+                self.proxy_protocol == Inbound::Required && self.trusted_proxies.is_empty(),
+                "trusted-proxies",
+                "networks, because proxy-protocol is required",
+            ),
+            (
+                self.proxy_protocol == Inbound::Off && !self.trusted_proxies.is_empty(),
+                "trusted-proxies",
+                "proxy-protocol to be required with it",
+            ),
             (
                 self.listen.is_none() && self.listen_tls.is_none(),
                 "listen",

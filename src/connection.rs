@@ -8,6 +8,7 @@ use crate::imap::{Notice, Outcome, Session, Side, Strategy, Tls};
 use crate::journal::Answer;
 use crate::log;
 use crate::metrics::{Metrics, outcome_name, side_name};
+use crate::origin::Origin;
 use crate::shared::{Phase, Shared};
 use bytes::BytesMut;
 use leg::Leg;
@@ -15,11 +16,11 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use wait::Wait;
@@ -50,8 +51,8 @@ pub struct Client {
     pub stream: TcpStream,
     /// The name of the listener that took it.
     pub listener: &'static str,
-    /// Where it comes from, for the log.
-    pub address: SocketAddr,
+    /// Where it comes from.
+    pub origin: Origin,
     /// How the listener protects its leg.
     pub tls: Tls,
     /// What it takes up of the gateway's room.
@@ -60,7 +61,7 @@ pub struct Client {
 
 /// Serves one client to the end.
 pub async fn serve(shared: Arc<Shared>, client: Client) {
-    let (id, address, begun) = (id(), client.address, Instant::now());
+    let (id, address, begun) = (id(), client.origin.client, Instant::now());
     let listener = client.listener;
     let _open = OpenConnection::new(&shared.metrics);
     let (user, ended) = match Box::pin(Connection::open(shared.clone(), client, id)).await {
@@ -133,20 +134,21 @@ struct Connection {
 impl Connection {
     /// The client's handshake, if its listener begins with one, then the upstream.
     async fn open(shared: Arc<Shared>, client: Client, id: u32) -> Result<Connection, String> {
-        let Client { stream, tls, place, .. } = client;
+        let Client { stream, origin, tls, place, .. } = client;
         let mut leg = Leg::plain(stream);
         if tls == Tls::Implicit {
             place.unless_it_must_leave(handshake(&shared, Side::Client, &mut leg)).await?;
         }
         let attempt = async {
             let begun = Instant::now();
-            let leg = connect(&shared, &place).await;
+            let leg = connect(&shared, &place, &origin).await;
             shared.metrics.upstream_connect_duration.observe(begun.elapsed().as_secs_f64());
             shared.metrics.tried(&shared.metrics.upstream_connects, &[], &leg);
             leg
         };
         let upstream = place.unless_it_must_leave(attempt).await;
         let mut settings = shared.current().config.session(tls);
+        settings.introduction = shared.current().config.forward_client_id.then(|| origin.id());
         settings.advertise_before_login &= shared.strategy() == Some(Strategy::Copy);
         let mut connection = Connection {
             session: Session::new(settings),
@@ -447,10 +449,10 @@ async fn due(time: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// The upstream leg, ready for the session.
-async fn connect(shared: &Shared, place: &Place) -> Result<Leg, String> {
+async fn connect(shared: &Shared, place: &Place, origin: &Origin) -> Result<Leg, String> {
     let current = shared.current();
     let upstream = &current.config.upstream;
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((upstream.host.as_str(), upstream.port)))
+    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((upstream.host.as_str(), upstream.port)))
         .await
         .map_err(|_| {
             format!("The upstream server took no connection within {} s", CONNECT_TIMEOUT.as_secs())
@@ -459,6 +461,9 @@ async fn connect(shared: &Shared, place: &Place) -> Result<Leg, String> {
             true => place.without_descriptors(),
             false => format!("The upstream server cannot be reached: {error}"),
         })?;
+    let header = origin.header(current.config.upstream_proxy_protocol);
+    let announced = stream.write_all(&header).await;
+    announced.map_err(|error| format!("The upstream server closed the connection at once: {error}"))?;
     let mut leg = Leg::plain(stream);
     if current.config.upstream_tls() == Tls::Implicit {
         handshake(shared, Side::Upstream, &mut leg).await?;

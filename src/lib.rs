@@ -43,6 +43,7 @@
 //! | [`journal`] | MOVEs in progress, on disk: what a killed gateway leaves is finished later |
 //! | [`log`] | what stderr gets, and how it names a user |
 //! | [`metrics`] | the counters |
+//! | [`origin`] | where a client comes from: PROXY headers in and out, ID |
 //! | [`admin`] | what probes and scrapers see |
 //! | [`demo`] | a small legacy IMAP server in memory, for `imapmove demo` and for tests |
 //!
@@ -71,6 +72,7 @@ pub mod imap;
 pub mod journal;
 pub mod log;
 pub mod metrics;
+pub mod origin;
 pub mod proxy;
 pub mod shared;
 pub mod systemd;

@@ -2,12 +2,14 @@
 
 use crate::admin;
 use crate::admission::{Full, is_out_of_descriptors};
+use crate::config::value::Inbound;
 use crate::config::{Config, Problem};
 use crate::connection::{self, Client};
 use crate::imap::Tls;
 use crate::journal::{self, Journal};
 use crate::log;
 use crate::metrics::Metrics;
+use crate::origin::Origin;
 use crate::shared::{Current, Phase, Shared, Signal};
 use crate::systemd::{self, Sockets};
 use std::io;
@@ -24,6 +26,8 @@ use tokio_util::task::TaskTracker;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted, one more has to try again; the kernel may allow fewer (`net.core.somaxconn`).
 const BACKLOG: usize = 4_096;
+/// A proxy's header must come within this time.
+const PROXY_HEADER: Duration = Duration::from_secs(5);
 /// A client whose connection is half open when the listener closes has so long to complete it.
 const HALF_OPEN: Duration = Duration::from_millis(200);
 /// Sessions that are cut have so long to say goodbye.
@@ -200,6 +204,7 @@ async fn stopped(signals: &mut mpsc::Receiver<Signal>) {
 }
 
 /// One listener's side of things.
+#[derive(Clone)]
 struct Entrance {
     name: &'static str,
     /// TLS from the first octet.
@@ -244,9 +249,27 @@ impl Entrance {
 
     fn admit(&self, stream: TcpStream, address: SocketAddr) {
         self.shared.metrics.connections.with_label_values(&[self.name]).inc();
+        let origin = Origin::of(&stream, address);
+        let config = &self.shared.current().config;
+        match config.proxy_protocol {
+            Inbound::Off => self.admit_from(stream, origin),
+            Inbound::Required if config.trusted_proxies.iter().any(|n| n.contains(&origin.client.ip())) => {
+                let (entrance, mut stream) = (self.clone(), stream);
+                self.tasks.spawn(async move {
+                    match timeout(PROXY_HEADER, origin.read(&mut stream)).await {
+                        Ok(Ok(origin)) => entrance.admit_from(stream, origin),
+                        _ => entrance.shared.metrics.turned_away(Full::Origin),
+                    }
+                });
+            }
+            Inbound::Required => self.shared.metrics.turned_away(Full::Origin),
+        }
+    }
+
+    fn admit_from(&self, stream: TcpStream, origin: Origin) {
         let tls = self.tls();
-        match self.shared.admission.admit(address.ip()) {
-            Ok(place) => self.serve(Client { stream, listener: self.name, address, tls, place }),
+        match self.shared.admission.admit(origin.client.ip()) {
+            Ok(place) => self.serve(Client { stream, listener: self.name, origin, tls, place }),
             Err(full) if tls != Tls::Implicit => {
                 let _ = stream.try_write(format!("* BYE [UNAVAILABLE] {full}\r\n").as_bytes());
             }

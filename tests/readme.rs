@@ -7,7 +7,8 @@ use std::process::Command;
 
 const README: &str = include_str!("../README.md");
 /// Where the limits are named.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
+    include_str!("../src/origin.rs"),
     include_str!("../src/admin.rs"),
     include_str!("../src/admission.rs"),
     include_str!("../src/imap/identity.rs"),

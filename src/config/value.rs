@@ -1,6 +1,7 @@
 //! What a setting can be: how each kind of value is written, and what is said when it is not.
 
 use crate::imap::Tls;
+use ipnet::IpNet;
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -256,6 +257,56 @@ impl Named for LevelFilter {
         ("trace", LevelFilter::TRACE),
     ];
     const PLACEHOLDER: &'static str = "off|error|warn|info|debug|trace";
+}
+
+/// Networks in CIDR notation, with commas between them.
+pub struct Networks;
+
+impl Value for Networks {
+    type Parsed = Vec<IpNet>;
+    const PLACEHOLDER: &'static str = "CIDR,...";
+
+    fn expected() -> String {
+        "networks with commas between them, such as 192.0.2.7/32,2001:db8::/64".to_string()
+    }
+
+    fn parse(text: &str) -> Option<Vec<IpNet>> {
+        let networks =
+            text.split(',').map(str::trim).filter(|network| !network.is_empty() || !text.is_empty());
+        networks.map(|network| network.parse().ok()).collect()
+    }
+}
+
+/// Whether connections begin with a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbound {
+    /// None does.
+    Off,
+    /// Each does.
+    Required,
+}
+
+impl Named for Inbound {
+    const NAMES: &'static [(&'static str, Inbound)] =
+        &[("off", Inbound::Off), ("required", Inbound::Required)];
+    const PLACEHOLDER: &'static str = "off|required";
+}
+
+/// Which PROXY header the upstream gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// None.
+    Off,
+    /// A line of text.
+    V1,
+    /// The binary one.
+    V2,
+}
+
+impl Named for Outbound {
+    const NAMES: &'static [(&'static str, Outbound)] =
+        &[("off", Outbound::Off), ("v1", Outbound::V1), ("v2", Outbound::V2)];
+    const PLACEHOLDER: &'static str = "off|v1|v2";
 }
 
 /// How the log names a user.

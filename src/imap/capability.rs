@@ -16,6 +16,8 @@ pub struct Capabilities {
     pub literal_minus: bool,
     /// ACL (RFC 4314).
     pub acl: bool,
+    /// ID (RFC 2971).
+    pub id: bool,
     /// SEARCHRES (RFC 5182) or IMAP4rev2: `$`.
     pub searchres: bool,
     /// STARTTLS.
@@ -40,6 +42,7 @@ impl Capabilities {
             literal_plus: has("LITERAL+"),
             literal_minus: rev2 || has("LITERAL-"),
             acl: has("ACL"),
+            id: has("ID"),
             searchres: rev2 || has("SEARCHRES"),
             starttls: has("STARTTLS"),
         }

@@ -73,6 +73,9 @@ pub struct Settings {
     /// A MOVE of a user who is known waits before it copies: for its turn, and for the journal where one is kept; so
     /// does a SELECT (FAULT-4).
     pub journal: bool,
+    /// The parameters of an ID (RFC 2971) that tells the upstream where the client comes from, before it is greeted, if
+    /// the upstream lists ID. No client may say it otherwise then.
+    pub introduction: Option<String>,
     /// The longest command line that the gateway writes of its own, in octets (MOVE-8).
     pub max_line: usize,
     /// How long a MOVE may stand without progress before the upstream counts as gone (FAULT-3).
@@ -97,6 +100,7 @@ impl Default for Settings {
             require_tls: false,
             advertise_before_login: false,
             journal: false,
+            introduction: None,
             max_line: 8_000,
             move_timeout: Duration::from_secs(30),
             greeting_timeout: GREETING_TIMEOUT,

@@ -12,6 +12,7 @@ use super::sequence::{NumberSet, UidSet};
 pub(super) enum Purpose {
     Capability,
     StartTls,
+    Introduce,
     Rights,
     ResolveNumbers,
     ResolveSaved,

@@ -225,6 +225,11 @@ impl Program {
         }
     }
 
+    /// What was logged so far is of no interest any more.
+    pub fn forget_log(&self) {
+        self.log.lock().expect("nobody panics while writing to it").clear();
+    }
+
     fn log_tail(&self) -> String {
         let log = self.log.lock().expect("nobody panics while writing to it");
         log.lines().rev().take(20).collect::<Vec<_>>().join("\n")

@@ -117,6 +117,7 @@ impl Transcript {
             "upstream-tls" => self.settings.upstream_tls = tls(value)?,
             "require-tls" => self.settings.require_tls = value == "yes",
             "advertise-before-login" => self.settings.advertise_before_login = value == "yes",
+            "introduction" => self.settings.introduction = Some(value.to_string()),
             "journal" => self.settings.journal = value == "yes",
             "max-line" => self.settings.max_line = number(value)?,
             "whole" => self.whole_only = Some(value.into()),

@@ -247,6 +247,9 @@ impl Session {
                 Order::Refuse("BAD This command takes no literal".into())
             }
             b"AUTHENTICATE" => understood(self.order_authenticate(rest)),
+            b"ID" if self.introduces && !self.authenticated && pretends(rest) => {
+                Order::Refuse("NO [CANNOT] imapmove itself says where its clients come from".into())
+            }
             // Only a line that is whole is given again.
             b"SELECT" | b"EXAMINE" if whole && self.may_owe() => Order::Recover,
             b"SELECT" => Order::Pass(self.kind_select(rest, false)),
@@ -509,6 +512,13 @@ impl Session {
             self.mode = Mode::Command;
         }
     }
+}
+
+/// Whether an ID may say where the client comes from. Servers that believe the gateway would believe that too: their
+/// names for it begin with `x-`, and can hide in a literal or behind a backslash.
+fn pretends(parameters: &[u8]) -> bool {
+    let lower = parameters.to_ascii_lowercase();
+    lower.contains(&b'\\') || lower.contains(&b'{') || memchr::memmem::find(&lower, b"\"x-").is_some()
 }
 
 /// What is kept of a SELECT whose mailbox comes as a literal; nothing, if that is too long to be understood.

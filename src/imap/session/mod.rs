@@ -142,6 +142,8 @@ pub struct Session {
     /// When one of the peers last said something.
     heard_at: Duration,
 
+    /// The upstream is told where the client comes from.
+    introduces: bool,
     course: Course,
     bye_seen: bool,
     pending: Vec<Pending>,
@@ -189,6 +191,7 @@ impl Session {
     pub fn new(settings: Settings) -> Session {
         Session {
             client_secured: settings.client_tls == Tls::Implicit,
+            introduces: settings.introduction.is_some(),
             settings,
             now: Duration::ZERO,
             phase: Phase::Greeting,

@@ -19,6 +19,8 @@ pub enum Work {
     DemandTls,
     /// CAPABILITY inside TLS, for the client's greeting.
     ListForGreeting,
+    /// ID, which says where the client comes from; the greeting waits.
+    Introduce { held: Vec<u8> },
     /// CAPABILITY for a client that was not told: the login's OK waits (CAP-5).
     ListForClient { held: Vec<u8> },
     /// A MOVE.
@@ -87,7 +89,16 @@ impl Session {
         self.phase = Phase::Running;
         self.authenticated = status.condition == Condition::Preauth;
         let line = self.learn_from(status, line);
-        self.emit(Side::Client, &line);
+        self.greet(line);
+    }
+
+    /// The client's greeting, behind the client's introduction.
+    fn greet(&mut self, line: Vec<u8>) {
+        let introduction = self.settings.introduction.take().filter(|_| self.capabilities.id);
+        let Some(parameters) = introduction else { return self.emit(Side::Client, &line) };
+        self.phase = Phase::Preamble;
+        self.work = Some(Work::Introduce { held: line });
+        self.send(vec![OwnCommand::new(Purpose::Introduce, format!("ID ({parameters})"))]);
     }
 
     fn send_preamble(&mut self, purpose: Purpose) {
@@ -144,7 +155,7 @@ impl Session {
             line.extend_from_slice(b"] ");
         }
         line.extend_from_slice(b"imapmove ready\r\n");
-        self.emit(Side::Client, &line);
+        self.greet(line);
     }
 }
 
@@ -200,6 +211,11 @@ impl Session {
         match self.work.take() {
             Some(Work::DemandTls) => self.tls_demanded(last, accepted),
             Some(Work::ListForGreeting) => self.greet_client(),
+            // Whatever it says to that: its log has no other address then.
+            Some(Work::Introduce { held }) => {
+                self.phase = Phase::Running;
+                self.emit(Side::Client, &held);
+            }
             Some(Work::ListForClient { held }) => {
                 self.tell_whether_it_qualifies();
                 self.emit(Side::Client, &held);
