@@ -17,9 +17,12 @@ tls_server_key: $DIR/key.pem"
   imaps="imaps cmd=\"$bin/imapd -C $DIR/imapd.conf -s -U 30\" listen=\"127.0.0.1:$TLS_PORT\" prefork=0 maxchild=200 proto=\"tcp4\""
   ln -sfn "$DIR/heard" conf/log/alice # Cyrus logs the sessions of a user for whom there is this folder
 fi
+# Without defaultpartition each process seeds rand() with the second before it makes its first mailbox: two mailboxes that
+# two processes make in one second get one unique id, by which Cyrus 3.6 stores them, and are one from then on.
 cat >imapd.conf <<C
 configdirectory: $DIR/conf
 partition-default: $DIR/spool
+defaultpartition: default
 proc_path: $DIR/conf/proc
 mboxname_lockpath: $DIR/conf/lock
 lmtpsocket: $DIR/conf/socket/lmtp

@@ -1,7 +1,6 @@
 //! Real IMAP servers, started by the recipes in `tests/servers/` and stopped when they go out of scope.
 
 use crate::client::{self, Client};
-use crate::mail;
 use crate::peer::Identity;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::File;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a server or a gateway may take to start, installation of missing packages included.
@@ -121,28 +120,7 @@ impl Server {
         let process = run_recipe(kind, folder.path(), address, tls_address);
         let mut server = Server { address, tls_address, kind, process, folder };
         server.wait();
-        if kind.recipe == "cyrus" {
-            server.make_inboxes();
-        }
         server
-    }
-
-    /// Two INBOXes that Cyrus 3.6 makes in the same second get the same MAILBOXID, and with it the same files: the second
-    /// empties the first. It makes one at a user's first login, and alice has had hers.
-    fn make_inboxes(&self) {
-        let mut alice = self.login();
-        let validity = |user: &mut Client| {
-            let lines = user.ok("STATUS INBOX (UIDVALIDITY)").lines();
-            mail::between(&lines[0], "(UIDVALIDITY ", ")").to_owned()
-        };
-        let made =
-            validity(&mut alice).parse().map(Duration::from_secs).expect("the second in which it was made");
-        while SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock") < made + Duration::from_secs(1) {
-            sleep(POLL);
-        }
-        let mut bob = Client::connect(self.address);
-        bob.ok("LOGIN bob builder");
-        assert_ne!(validity(&mut alice), validity(&mut bob), "made in the same second");
     }
 
     /// Ends it and starts it again, at the same address and with all that it keeps.
