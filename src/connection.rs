@@ -329,7 +329,8 @@ impl Connection {
                 Notice::MoveStarted => self.moving = true,
                 Notice::MoveEnded { outcome, moved, left_behind, took, .. } => {
                     self.moving = false;
-                    self.wait.ended();
+                    // What an upstream has left is in the journal still.
+                    self.wait.ended(left_behind > 0 && outcome != Outcome::UpstreamLost);
                     if outcome != Outcome::Moved {
                         let (outcome, seconds) = (outcome_name(outcome), took.as_secs_f64());
                         let (conn, user) = (Id(self.id), self.user());

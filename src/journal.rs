@@ -10,8 +10,9 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
-use crate::imap::{Owner, Record, Recovered, Unfinished};
+use crate::imap::{Intent, Owner, Record, Recovered, Unfinished};
 use crate::metrics::Metrics;
+use entry::{shown_mailboxes, shown_uids};
 use keeper::Keeper;
 use std::future::Future;
 use std::io;
@@ -89,7 +90,14 @@ impl Journal {
 
     /// What one session has of the journal.
     pub fn session(&self) -> Ledger {
-        Ledger { desk: self.0.clone(), session: Arc::default(), current: None, waiting: None }
+        Ledger {
+            desk: self.0.clone(),
+            session: Arc::default(),
+            current: None,
+            intent: None,
+            recorded: true,
+            waiting: None,
+        }
     }
 
     /// Ends it. Nothing is left on disk but what is unfinished.
@@ -113,6 +121,10 @@ pub struct Ledger {
     session: Arc<()>,
     /// The MOVE in progress.
     current: Option<u64>,
+    /// The last MOVE, for the log.
+    intent: Option<Intent>,
+    /// All that it was to have on disk is there.
+    recorded: bool,
     waiting: Option<Waiting>,
 }
 
@@ -126,8 +138,9 @@ struct Waiting {
 impl Ledger {
     /// Has a record written. [`poll`](Ledger::poll) says when, but for [`Record::Ended`], for which nobody waits.
     pub fn write(&mut self, record: Record) {
-        if matches!(record, Record::Intent(_)) {
+        if let Record::Intent(intent) = &record {
             self.current = Some(self.desk.ids.fetch_add(1, Ordering::Relaxed));
+            (self.intent, self.recorded) = (Some(intent.clone()), true);
         }
         let ended = record == Record::Ended;
         let done = (!ended).then(|| self.wait(Answer::Persisted { written: false }));
@@ -171,6 +184,21 @@ impl Ledger {
             }
         };
         let waiting = self.waiting.take();
-        Poll::Ready(answer.or(waiting.map(|w| w.otherwise)).unwrap_or(Answer::Persisted { written: false }))
+        let answer = answer.or(waiting.map(|w| w.otherwise)).unwrap_or(Answer::Persisted { written: false });
+        if answer == (Answer::Persisted { written: false }) && std::mem::take(&mut self.recorded) {
+            self.report("a MOVE goes on without its record: if it is cut short, nobody finishes it");
+        }
+        Poll::Ready(answer)
+    }
+
+    /// The last MOVE has ended for good, and messages are in both mailboxes, or may be. Its client may not have heard it.
+    pub fn left_behind(&self) {
+        self.report("a MOVE has left messages that may be in both mailboxes: compare the two");
+    }
+
+    fn report(&self, what: &str) {
+        let Some(intent) = &self.intent else { return };
+        let (from, to) = shown_mailboxes(intent);
+        tracing::warn!(from, to, uids = shown_uids(&intent.uids), "{what}");
     }
 }

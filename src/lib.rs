@@ -59,8 +59,8 @@
 //!   a handshake and its end (RFC 9051 section 11.1).
 //! - A session's panic, garbage or overload ends that session and no other.
 //! - No thread that serves connections waits for a disk.
-//! - No log line, metric or error holds an octet that a peer sent, with one exception: where a MOVE was cut short and
-//!   cannot be finished, the journal names its two mailboxes, escaped and cut.
+//! - No log line, metric or error holds an octet that a peer sent, with one exception: where there is a
+//!   journal, the two mailboxes of a MOVE that may leave messages in both are named, escaped and cut.
 
 pub mod admin;
 pub mod admission;

@@ -285,8 +285,8 @@ fn fault_4_the_report_names_the_mailboxes_and_never_the_user() {
     let (folder, _) = gateway.kill();
     let next = Gateway::start_with(folder, upstream, PLAIN);
     let line = next.wait_for("cut short");
-    for part in [" WARN ", "result=\"unproven\"", "messages=2", "from=\"INBOX\"", "to=\"Archive\"", "at=\"20"]
-    {
+    let mailboxes = ["from=\"INBOX\"", "to=\"Archive\"", "uids=\"2,4\""];
+    for part in [" WARN ", "result=\"unproven\"", "messages=2", "at=\"20"].into_iter().chain(mailboxes) {
         assert!(line.contains(part), "no {part} in {line}");
     }
     assert!(!next.log().contains("alice"));
@@ -349,6 +349,27 @@ fn fault_4_a_disk_that_is_full_stops_no_move() {
     assert_eq!(gateway.metric("imapmove_journal_errors_total"), "6");
     assert_eq!(gateway.metric("imapmove_move_messages_total"), "6");
     assert_eq!(gateway.log().matches("the journal cannot be written").count(), 1);
+    let one = "WARN imapmove::journal: a MOVE goes on without its record: if it is cut short, nobody finishes it \
+               from=\"INBOX\" to=\"Archive\" uids=\"2,4\"";
+    assert_eq!(gateway.log().matches(one).count(), 3, "one for each MOVE");
+}
+
+/// The client, who was told, may be gone.
+#[test]
+fn fault_1_the_log_names_what_may_be_in_both_mailboxes() {
+    let gateway = Gateway::start();
+    let (mut client, mut server) = gateway.selected();
+    let copy = up_to_copy(&mut client, &mut server);
+    server.send(&format!("{copy} OK done\r\n"));
+    let tag = server.command("NOOP");
+    server.send(&format!("{tag} OK done\r\n"));
+    let tag = server.command("UID SEARCH UID 2,4");
+    server.send(&format!("* SEARCH 2 4\r\n{tag} OK done\r\n"));
+    client.until("c NO [CANNOT]");
+    let line = gateway.wait_for("may be in both mailboxes");
+    for part in [" WARN ", "from=\"INBOX\"", "to=\"Archive\"", "uids=\"2,4\""] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
 }
 
 #[test]

@@ -66,9 +66,13 @@ impl Wait {
         }
     }
 
-    /// The MOVE has its reply: it is another one's turn.
-    pub fn ended(&mut self) {
+    /// The MOVE has its reply: it is another one's turn. `left_behind`: nobody comes back to messages that may be in
+    /// both mailboxes.
+    pub fn ended(&mut self, left_behind: bool) {
         (self.queued, self.turn) = (None, None);
+        if left_behind {
+            self.ledger.iter().for_each(Ledger::left_behind);
+        }
     }
 
     /// Ready when what was waited for is there.

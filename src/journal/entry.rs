@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 pub const EXPIRY: Duration = Duration::from_secs(60 * 60);
 /// Of a mailbox's name, or of what is wrong with a file, in the log.
 pub const SHOWN: usize = 200;
+/// Of a MOVE's UIDs in the log, in octets.
+pub const SHOWN_UIDS: usize = 1000;
 /// The first octet of what is written. Another one is another program's.
 const FORMAT: u8 = 1;
 
@@ -149,6 +151,20 @@ pub fn shown(mailbox: &[u8]) -> String {
     format!("{}{cut}", mailbox[..mailbox.len().min(SHOWN)].escape_ascii())
 }
 
+/// A set of UIDs for the log: cut behind a range.
+pub fn shown_uids(uids: &str) -> String {
+    match uids.get(..SHOWN_UIDS).and_then(|cut| cut.rfind(',')).filter(|_| uids.len() > SHOWN_UIDS) {
+        Some(end) => format!("{},...", &uids[..end]),
+        None => uids.to_owned(),
+    }
+}
+
+/// How the log names the mailboxes of a MOVE, from and to.
+pub fn shown_mailboxes(intent: &Intent) -> (String, String) {
+    let source = intent.source.as_deref().map_or("(unknown)".to_owned(), shown);
+    (source, shown(&intent.target))
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -217,5 +233,9 @@ pub mod tests {
         assert_eq!(copied().messages(), 3);
         assert_eq!(shown(b"a\x1b[2Jb"), "a\\x1b[2Jb");
         assert_eq!(shown(&[b'x'; 201]), format!("{}...", "x".repeat(200)));
+        assert_eq!(shown_uids("2,4:5"), "2,4:5");
+        let many = |count| vec!["1234:5678"; count].join(",");
+        assert_eq!(shown_uids(&many(100)), many(100), "999 octets");
+        assert_eq!(shown_uids(&many(101)), format!("{},...", many(100)));
     }
 }

@@ -1,6 +1,6 @@
 //! The thread that owns the files: what waits is written together, then each is answered.
 
-use super::entry::{Entry, State, now, shown};
+use super::entry::{Entry, State, now, shown_mailboxes, shown_uids};
 use super::file::{DeadFile, Failure, OwnFile};
 use super::{Answer, QUEUE, Request};
 use crate::imap::{Owner, Record, Recovered};
@@ -127,8 +127,8 @@ impl Keeper {
         for request in requests {
             match request {
                 Request::Write { id, session, record, done } => {
-                    self.note(id, &session, record);
-                    recorded.extend(done);
+                    let noted = self.note(id, &session, record);
+                    recorded.extend(done.map(|done| (done, noted)));
                 }
                 Request::Ask { owner, session, reply } => asked.push((owner, session, reply)),
                 Request::Recovered { id, session, result } => self.settle(id, &session, result),
@@ -140,7 +140,9 @@ impl Keeper {
         if !written {
             self.metrics.journal_errors.inc_by(recorded.len() as u64);
         }
-        recorded.into_iter().for_each(|done| drop(done.send(Answer::Persisted { written })));
+        for (done, noted) in recorded {
+            let _ = done.send(Answer::Persisted { written: written && noted });
+        }
         if !asked.is_empty() {
             self.take_over();
             asked.into_iter().for_each(|(owner, session, reply)| self.offer(&owner, &session, reply));
@@ -148,26 +150,30 @@ impl Keeper {
         closed
     }
 
-    fn note(&mut self, id: u64, session: &Arc<()>, record: Record) {
+    /// Says whether the MOVE has this record now.
+    fn note(&mut self, id: u64, session: &Arc<()>, record: Record) -> bool {
         let known = self.take(id);
         let (intent, state) = match (record, known) {
             (Record::Intent(intent), _) => (intent, State::Intent),
             (Record::Copied { copyuid }, Some(known)) => (known.entry.intent, State::Copied(copyuid)),
             (Record::Undo, Some(known)) => (known.entry.intent, State::Undo),
-            (Record::Ended, _) | (_, None) => return,
+            (Record::Ended, _) | (_, None) => return false,
         };
         let entry = Entry { upstream: self.upstream.clone(), intent, state, at: now() };
-        self.put(id, Move { entry, session: Arc::downgrade(session), claim: Weak::new(), tries: 0 });
+        self.put(id, Move { entry, session: Arc::downgrade(session), claim: Weak::new(), tries: 0 })
     }
 
-    fn put(&mut self, id: u64, new: Move) {
+    /// Says whether there is room for it.
+    fn put(&mut self, id: u64, new: Move) -> bool {
         let octets = new.entry.octets();
         if self.octets + octets > RECORDS {
-            return self.metrics.journal_errors.inc();
+            self.metrics.journal_errors.inc();
+            return false;
         }
         self.octets += octets;
         self.moves.insert(id, new);
         self.changed.insert(id);
+        true
     }
 
     fn take(&mut self, id: u64) -> Option<Move> {
@@ -230,11 +236,13 @@ impl Keeper {
         let Some(Move { entry, .. }) = self.take(id) else { return };
         self.count(result);
         let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(entry.at));
+        let (from, to) = shown_mailboxes(&entry.intent);
         tracing::warn!(
             result,
             messages = entry.messages(),
-            from = entry.intent.source.as_deref().map_or("(unknown)".to_string(), shown),
-            to = shown(&entry.intent.target),
+            from,
+            to,
+            uids = shown_uids(&entry.intent.uids),
             at = time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string()),
             "a MOVE was cut short and is not finished: these messages may be in both mailboxes, the ones in the \
              first perhaps flagged as deleted; compare the two",
