@@ -217,8 +217,8 @@ struct Chunk {
 enum Answer {
     /// OK, with what its own code says.
     Accepted(Option<Result<Copyuid, Malformed>>),
-    /// NO or BAD: the status line from the condition on, and whether to try again.
-    Refused { reply: Vec<u8>, expunge_issued: bool },
+    /// NO or BAD: the status line from the condition on, whether to try again, and whether it may have copied all the same.
+    Refused { reply: Vec<u8>, expunge_issued: bool, uncertain: bool },
 }
 
 impl Answer {
@@ -227,7 +227,9 @@ impl Answer {
             return Answer::Accepted(status.code("COPYUID").map(read));
         }
         let expunge_issued = status.code("EXPUNGEISSUED").is_some();
-        Answer::Refused { reply: status.whole.to_vec(), expunge_issued }
+        // Of its own rules it has just broken one, and that may be the one that a refused COPY copies nothing.
+        let uncertain = status.code("SERVERBUG").is_some();
+        Answer::Refused { reply: status.whole.to_vec(), expunge_issued, uncertain }
     }
 }
 
@@ -236,6 +238,8 @@ impl Answer {
 pub struct Refused {
     pub reply: Vec<u8>,
     pub set: UidSet,
+    /// One of the refusals leaves open whether copies were made (RFC 5530, SERVERBUG).
+    pub uncertain: bool,
 }
 
 /// What the COPYs have proved.
@@ -315,11 +319,16 @@ impl Copies {
     /// The first refusal, and the messages that it and the others left untouched.
     pub fn refused(&self) -> Option<Refused> {
         let refused = self.chunks.iter().filter_map(|chunk| match &chunk.answer {
-            Some(Answer::Refused { reply, .. }) => Some((reply, &chunk.set)),
+            Some(Answer::Refused { reply, uncertain, .. }) => {
+                Some(Refused { reply: reply.clone(), set: chunk.set.clone(), uncertain: *uncertain })
+            }
             _ => None,
         });
-        let one = |(reply, set): (&Vec<u8>, &UidSet)| Refused { reply: reply.clone(), set: set.clone() };
-        refused.map(one).reduce(|first, other| Refused { set: first.set.union(&other.set), ..first })
+        refused.reduce(|first, other| Refused {
+            set: first.set.union(&other.set),
+            uncertain: first.uncertain || other.uncertain,
+            ..first
+        })
     }
 
     /// Whether each accepted one brought a COPYUID that proves something.

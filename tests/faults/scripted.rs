@@ -192,7 +192,8 @@ impl Scripted {
                 Vec::new()
             }
         };
-        let word = if self.case.fault == Fault::Bad { "BAD" } else { "NO [SERVERBUG]" };
+        // Not SERVERBUG: then a COPY may have copied (MOVE-14).
+        let word = if self.case.fault == Fault::Bad { "BAD" } else { "NO [INUSE]" };
         said.extend(format!("{} {word} {REFUSED}\r\n", command.tag()).into_bytes());
         said
     }

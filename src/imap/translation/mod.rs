@@ -272,6 +272,13 @@ impl Translation {
 /// MOVE-14: the upstream's own words under the client's tag.
 fn refusal(refused: Option<Refused>) -> Verdict {
     match refused {
+        Some(refused) if refused.uncertain => {
+            let mut verdict = Verdict::new(Outcome::Incomplete, refused.reply);
+            verdict.remark =
+                format!(" (still in the source, copies may be in the target: {})", named(&refused.set));
+            verdict.left_behind = refused.set.count();
+            verdict
+        }
         Some(refused) => Verdict::new(Outcome::Refused, refused.reply),
         None => {
             Verdict::new(Outcome::Refused, "NO The mail server did not copy the messages; nothing was moved")

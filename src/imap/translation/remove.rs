@@ -191,10 +191,16 @@ impl Removing {
         let left: Vec<_> = self.not_copied_at_all().into_iter().chain(about_these).collect();
         let mut verdict = self.verdict(&left, stays.is_some(), moved);
         verdict.moved = moved;
-        verdict.left_behind = stayed;
+        verdict.left_behind = stayed + self.perhaps_copied();
         verdict.unprovable_target = self.proved.proof_is_missing && self.not_copied.is_some();
         verdict.lines = self.closing_lines(moved, verdict.outcome);
         verdict
+    }
+
+    /// Refused in a way that leaves open whether copies were made.
+    fn perhaps_copied(&self) -> u64 {
+        let refused = self.proved.refused.as_ref().filter(|refused| refused.uncertain);
+        refused.map_or(0, |refused| refused.set.count())
     }
 
     fn verdict(&self, left: &[String], some_stay: bool, moved: u64) -> Verdict {
@@ -223,7 +229,11 @@ impl Removing {
     fn not_copied_at_all(&self) -> Vec<String> {
         let mut left = Vec::new();
         if let Some(refused) = &self.proved.refused {
-            left.push(format!("not copied and still in the source: {}", named(&refused.set)));
+            let copied = match refused.uncertain {
+                true => "still in the source, copies may be in the target",
+                false => "not copied and still in the source",
+            };
+            left.push(format!("{copied}: {}", named(&refused.set)));
         }
         if let Some(set) = &self.not_copied {
             let copies = if self.proved.proof_is_missing { ", copies may be in the target" } else { "" };
