@@ -3,12 +3,13 @@
 //!
 //! ```text
 //!   EXAMINE target ─> FETCH copies ─> SELECT source ─> FETCH messages ─> UID STORE ─> UID EXPUNGE ─> UID SEARCH
-//!        └ any check that fails, or no time left: nothing more is touched ─> EXAMINE again ─> CLOSE
+//!        └ any check that fails, or no time left: nothing more is touched ─> EXAMINE again ─> UID SEARCH ─> CLOSE
 //! ```
 //!
 //! It runs before a SELECT of the same user's, while nothing is selected, and leaves nothing selected behind. A message
 //! is removed from the source only if its copy is in the target, not flagged as deleted there, and looks the same: the
-//! user may have changed or removed either since.
+//! user may have changed or removed either since. What was not found in the source is searched for once more when that is
+//! opened again: Courier leaves out a message whose flags another session changes while the mailbox is opened.
 
 use super::Recovered;
 use super::Unfinished;
@@ -19,7 +20,7 @@ use super::own_command::{Flight, Purpose, Writer};
 use super::proof::{Copied, Doubled, Pairs};
 use super::response::{Status, Untagged};
 use super::searched::Searched;
-use super::selected::Opened;
+use super::selected::{Opened, ReadOnly};
 use super::sequence::UidSet;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -59,6 +60,8 @@ struct Job {
     source_validity: u32,
     target: Mailbox,
     pairs: Pairs,
+    /// Not found in the source.
+    missing: Option<UidSet>,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,8 @@ enum Step {
     Check { doubled: Copied, others: bool, searched: Searched },
     /// EXAMINE of the mailbox that is selected, so that CLOSE removes nothing.
     Examine { opened: Opened, ending: Ending },
+    /// `UID SEARCH`: is what was missing still missing?
+    LookAgain { missing: UidSet, searched: Searched, read_only: ReadOnly, ending: Ending },
     /// CLOSE.
     Close { closed: bool, ending: Ending },
 }
@@ -103,7 +108,15 @@ impl Recovery {
             // In one mailbox a message is not its own copy.
             return Next::Finish(Ending::of(Recovered::Stale));
         }
-        let job = Job { writer, uidplus, source, source_validity: unfinished.source_validity, target, pairs };
+        let job = Job {
+            writer,
+            uidplus,
+            source,
+            source_validity: unfinished.source_validity,
+            target,
+            pairs,
+            missing: None,
+        };
         let flight = vec![job.writer.examine(&job.target)];
         Next::Send(flight, Box::new(Recovery { job, step: Step::Target(Opened::default()) }))
     }
@@ -125,7 +138,9 @@ impl Recovery {
             (Step::Copies(looks) | Step::Messages { messages: looks, .. }, Untagged::Fetch(_, items)) => {
                 looks.see(items);
             }
-            (Step::Check { searched, .. }, Untagged::Search(numbers)) => searched.data(numbers),
+            (Step::Check { searched, .. } | Step::LookAgain { searched, .. }, Untagged::Search(numbers)) => {
+                searched.data(numbers);
+            }
             _ => {}
         }
         is_about_a_mailbox(data)
@@ -139,7 +154,9 @@ impl Recovery {
             (Step::Copies(looks) | Step::Messages { messages: looks, .. }, Purpose::Describe) => {
                 looks.whole &= status.is_ok();
             }
-            (Step::Check { searched, .. }, Purpose::SearchLeft) => searched.answered(status),
+            (Step::Check { searched, .. } | Step::LookAgain { searched, .. }, Purpose::SearchLeft) => {
+                searched.answered(status);
+            }
             (Step::Close { closed, .. }, Purpose::Close) => *closed = status.is_ok(),
             // A refused STORE or EXPUNGE shows in the search behind it.
             _ => {}
@@ -189,11 +206,12 @@ impl Recovery {
                 job.leave_source(Ending { messages, ..Ending::of(result) })
             }
             Step::Examine { opened, ending } => match opened.read_only() {
-                Some(read_only) => {
-                    let flight = vec![job.writer.close(read_only)];
-                    job.send(flight, Step::Close { closed: false, ending })
-                }
+                Some(read_only) => job.look_again(read_only, ending, late),
                 None => Next::Finish(Ending { unsafe_to_go_on: true, ..ending }),
+            },
+            Step::LookAgain { missing, searched, read_only, ending } => match searched.there(&missing) {
+                Some(_) => job.close(read_only, Ending { result: Recovered::Later, ..ending }),
+                None => job.close(read_only, ending),
             },
             Step::Close { closed, ending } => Next::Finish(Ending { unsafe_to_go_on: !closed, ..ending }),
         }
@@ -233,7 +251,7 @@ impl Job {
     }
 
     /// What is in both mailboxes, looks the same and is not about to be removed from the target, leaves the source.
-    fn compare(self, copies: &Looks, messages: &Looks) -> Next {
+    fn compare(mut self, copies: &Looks, messages: &Looks) -> Next {
         let alike = |message: u32, copy: u32| match (messages.seen.get(&message), copies.seen.get(&copy)) {
             (
                 Some(Look::Steady { digest: message, .. }),
@@ -244,6 +262,7 @@ impl Job {
         let doubled = Copied::compared(&self.pairs, alike);
         let known = doubled.as_ref().map_or(0, |doubled| doubled.uids().count());
         let others = known < messages.seen.len() as u64;
+        self.missing = messages.missing();
         match doubled {
             Some(doubled) => {
                 let flight = self.writer.store(&doubled);
@@ -252,6 +271,24 @@ impl Job {
             None if others => self.leave_source(Ending::of(Recovered::Stale)),
             None => self.leave_source(Ending::of(Recovered::Finished)),
         }
+    }
+
+    /// What was not found cannot be finished if it is there.
+    fn look_again(mut self, read_only: ReadOnly, ending: Ending, late: bool) -> Next {
+        match self.missing.take().filter(|_| ending.result == Recovered::Finished) {
+            Some(_) if late => self.close(read_only, Ending { result: Recovered::Later, ..ending }),
+            Some(missing) => {
+                let flight = self.writer.search(&missing);
+                let searched = Searched::of(flight.len());
+                self.send(flight, Step::LookAgain { missing, searched, read_only, ending })
+            }
+            None => self.close(read_only, ending),
+        }
+    }
+
+    fn close(self, read_only: ReadOnly, ending: Ending) -> Next {
+        let flight = vec![self.writer.close(read_only)];
+        self.send(flight, Step::Close { closed: false, ending })
     }
 
     fn leave_target(self, result: Recovered) -> Next {
@@ -289,6 +326,14 @@ struct Looks {
 impl Looks {
     fn of(wanted: UidSet) -> Looks {
         Looks { wanted, seen: HashMap::new(), whole: true }
+    }
+
+    /// Of what was asked for, what was not told.
+    fn missing(&self) -> Option<UidSet> {
+        match UidSet::normalise(self.seen.keys().map(|uid| (*uid, *uid))) {
+            Some(seen) => self.wanted.without(&seen),
+            None => Some(self.wanted.clone()),
+        }
     }
 
     fn see(&mut self, items: &[u8]) {

@@ -329,7 +329,9 @@ impl Cell {
             format!("UID FETCH {set} (UID FLAGS INTERNALDATE RFC822.SIZE)"),
         ];
         commands.extend(removal.into_iter().filter(|_| stands != Stands::Target));
-        commands.extend([format!("EXAMINE \"{source}\""), "CLOSE".into(), self.select()]);
+        commands.push(format!("EXAMINE \"{source}\""));
+        commands.extend((stands == Stands::Target).then(|| format!("UID SEARCH UID {set}")));
+        commands.extend(["CLOSE".into(), self.select()]);
         commands.iter().map(|command| command.to_uppercase()).collect()
     }
 
