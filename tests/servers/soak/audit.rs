@@ -6,46 +6,62 @@ use super::{Count, Tally, USERS};
 use crate::client::Client;
 use crate::mail::{self, Flags, between};
 use crate::server::Server;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 /// A record's time is in whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 /// A MOVE that was asked for last in a row may begin later than it was sent.
 const LATEST: Duration = Duration::from_secs(120);
+/// What of the log a failure shows, from when a MOVE was sent.
+const AROUND: Duration = Duration::from_secs(20);
 
-/// A line of the gateway's log: a MOVE that was cut short and is not finished.
+/// A line of the gateway's log: a MOVE that may have left messages in both mailboxes, or has no record.
 struct Report {
     kind: Count,
     from: String,
     to: String,
-    messages: usize,
+    /// The first and the last of each range.
+    uids: Vec<(u32, u32)>,
     at: SystemTime,
 }
 
 impl Report {
     fn read(line: &str) -> Option<Report> {
-        let field = |name: &str| line.contains(name).then(|| between(line, name, "\"").to_owned());
-        (line.contains(" WARN ") && line.contains("a MOVE was cut short")).then_some(())?;
-        let at = humantime::parse_rfc3339(&field("at=\"")?).expect("a time");
-        let messages = between(line, "messages=", " ").parse().expect("a number");
-        let kind =
-            if line.contains("result=\"unproven\"") { Count::DoubledUnproven } else { Count::DoubledStale };
-        Some(Report { kind, from: field("from=\"")?, to: field("to=\"")?, messages, at })
+        let kinds = [
+            (Count::ByUnrecorded, "a MOVE goes on without its record"),
+            (Count::ByLeft, "a MOVE has left messages that may be in both mailboxes"),
+            (Count::ByUnproven, "a MOVE was cut short and is not finished"),
+        ];
+        let (kind, _) = kinds.into_iter().find(|(_, words)| line.contains(words))?;
+        let unproven = line.contains("result=\"unproven\"");
+        let kind = if kind == Count::ByUnproven && !unproven { Count::ByStale } else { kind };
+        let field = |name: &str| between(line, name, "\"");
+        let at = if line.contains(" at=\"") { field(" at=\"") } else { line.split(' ').next()? };
+        let range = |range: &str| {
+            let (first, last) = range.split_once(':').unwrap_or((range, range));
+            (first.parse().expect("a UID"), last.parse().expect("a UID"))
+        };
+        Some(Report {
+            kind,
+            from: field("from=\"").to_owned(),
+            to: field("to=\"").to_owned(),
+            uids: field("uids=\"").split(',').map(range).collect(),
+            at: humantime::parse_rfc3339(at).expect("a time"),
+        })
     }
 
-    /// Whether it can be about this attempt. A set of sequence numbers may become one of more UIDs.
-    fn may_be_about(&self, attempt: &Attempt) -> bool {
+    /// Whether it is about this attempt. What a client named by sequence numbers may have become ranges with holes.
+    fn is_about(&self, attempt: &Attempt) -> bool {
+        let named = |uid: &u32| self.uids.iter().any(|(first, last)| (first..=last).contains(&uid));
+        let asked_for =
+            |(first, last): &(u32, u32)| [first, last].iter().all(|uid| attempt.uids.contains(uid));
         let when = attempt.sent - SECOND..attempt.sent + LATEST;
-        (&self.from, &self.to) == (&attempt.from, &attempt.to)
-            && self.messages >= attempt.letters.len()
+        let mailboxes = (&self.from, &self.to) == (&attempt.from, &attempt.to);
+        mailboxes
             && when.contains(&self.at)
-    }
-
-    /// The lower, the likelier.
-    fn distance(&self, attempt: &Attempt) -> (bool, bool, Duration) {
-        let later = self.at.duration_since(attempt.sent).unwrap_or_default();
-        (later > 2 * SECOND, self.messages != attempt.letters.len(), later)
+            && attempt.uids.iter().all(named)
+            && self.uids.iter().all(asked_for)
     }
 }
 
@@ -56,6 +72,8 @@ pub struct Books<'a> {
     /// Whether a message must be there; if not, it may.
     pub expected: BTreeMap<Letter, bool>,
     pub attempts: Vec<Attempt>,
+    /// Where messages have been, and since when.
+    pub seen: BTreeMap<(Letter, String, u32), SystemTime>,
     /// All that the gateways have logged.
     pub log: &'a str,
     pub tally: &'a mut Tally,
@@ -74,14 +92,11 @@ struct Found {
 impl Books<'_> {
     /// Counts everything, removes what is reported to be there twice, as an operator would, and counts again.
     pub fn check(mut self) -> Vec<String> {
+        let reported = self.reported();
         for user in 0..USERS.len() {
             let found = self.look(user);
-            let doubled: Vec<_> = found.iter().filter(|(_, copies)| copies.len() > 1).collect();
-            if !doubled.is_empty() {
-                self.judge(&doubled);
-                self.remove(user, &doubled);
-            }
-            let found = if doubled.is_empty() { found } else { self.look(user) };
+            let surplus = self.follow(&reported, &found);
+            let found = if surplus.is_empty() { found } else { self.remove(user, &surplus) };
             self.compare(user, &found);
         }
         self.wrong
@@ -116,69 +131,93 @@ impl Books<'_> {
         found
     }
 
-    /// For each copy too many there must be a MOVE of that message which the gateway has reported.
-    fn judge(&mut self, doubled: &[(&Letter, &Vec<Found>)]) {
-        let names: BTreeSet<&Letter> = doubled.iter().map(|(letter, _)| *letter).collect();
-        let is_in_question = |attempt: &Attempt| attempt.letters.iter().any(|letter| names.contains(letter));
-        let mut open: Vec<&Attempt> = self.attempts.iter().collect();
-        let mut known = Vec::new();
-        for report in self.log.lines().filter_map(Report::read) {
-            let candidates = open.iter().enumerate().filter(|(_, attempt)| report.may_be_about(attempt));
-            let nearest = candidates.min_by_key(|(_, attempt)| {
-                let (late, other_size, later) = report.distance(attempt);
-                (late, other_size, !is_in_question(attempt), later)
-            });
-            let place = nearest.map(|(place, _)| place);
-            known.extend(place.map(|place| (open.swap_remove(place), report.kind)));
-        }
-        let names_copies = |attempt: &&Attempt| attempt.said.as_deref().is_some_and(names_copies);
-        known.extend(open.into_iter().filter(names_copies).map(|attempt| (attempt, Count::DoubledSaid)));
+    /// The messages that the gateway's reports are about, each with one entry for each report.
+    fn reported(&self) -> BTreeMap<Letter, Vec<Count>> {
+        let mut open: Vec<&Attempt> = self.attempts.iter().filter(|attempt| !attempt.is_done()).collect();
         let mut reported = BTreeMap::<Letter, Vec<Count>>::new();
-        for (attempt, kind) in known {
+        let mut report = |attempt: &Attempt, kind| {
             attempt.letters.iter().for_each(|letter| reported.entry(*letter).or_default().push(kind));
+        };
+        for line in self.log.lines().filter_map(Report::read) {
+            // Of two users' the likelier. One that is reported twice, by a gateway that is killed meanwhile, is one.
+            let candidates = open.iter().enumerate().filter(|(_, attempt)| line.is_about(attempt));
+            let later = |attempt: &Attempt| line.at.duration_since(attempt.sent).unwrap_or_default();
+            let nearest = candidates.min_by_key(|(_, attempt)| later(attempt)).map(|(place, _)| place);
+            nearest.into_iter().for_each(|place| report(open.swap_remove(place), line.kind));
         }
-        for (letter, copies) in doubled {
-            let surplus = copies.len() - 1;
+        reported
+    }
+
+    /// Which copies the operator removes: as many of each message as were reported, and not the last one.
+    fn follow<'f>(
+        &mut self,
+        reported: &BTreeMap<Letter, Vec<Count>>,
+        found: &'f BTreeMap<Letter, Vec<Found>>,
+    ) -> Vec<&'f Found> {
+        let mut surplus = Vec::new();
+        for (letter, copies) in found {
             let kinds = reported.get(letter).map_or(&[][..], Vec::as_slice);
-            kinds.iter().take(surplus).for_each(|kind| self.tally.add(*kind, 1));
-            if kinds.len() < surplus {
-                self.tally.add(Count::Unreported, surplus - kinds.len());
+            // If possible one stays that is not flagged as deleted.
+            let keep = copies.iter().position(|copy| !copy.deleted && copy.as_it_was).unwrap_or(0);
+            let others = copies.iter().enumerate().filter(|(i, _)| *i != keep).map(|(_, copy)| copy);
+            for (copy, kind) in others.zip(kinds) {
+                self.tally.add(*kind, 1);
+                surplus.push(copy);
+            }
+            let unreported = (copies.len() - 1).saturating_sub(kinds.len());
+            if unreported > 0 {
+                self.tally.add(Count::Unreported, unreported);
                 self.wrong.push(self.history(letter, copies, kinds.len()));
             }
         }
+        surplus
     }
 
+    /// All that is known of a message.
     fn history(&self, letter: &Letter, copies: &[Found], known: usize) -> String {
-        let places = copies.iter().map(|f| format!("{} UID {} {:?}", f.mailbox, f.uid, f.flags));
-        let attempts = self.attempts.iter().filter(|a| a.letters.contains(letter)).map(|a| {
-            let time = humantime::format_rfc3339_millis(a.sent);
-            format!("\n    {time} {} -> {}, {} messages: {:?}", a.from, a.to, a.letters.len(), a.said)
+        let of_it = self.attempts.iter().filter(|attempt| attempt.letters.contains(letter));
+        let moves = of_it.map(|a| {
+            let (count, log) =
+                (a.letters.len(), if a.is_done() { String::new() } else { self.around(a.sent) });
+            (a.sent, format!("{} -> {}, {count} messages {:?}: {:?}{log}", a.from, a.to, a.uids, a.said))
         });
+        let seen = self.seen.iter().filter(|((seen, ..), _)| seen == letter);
+        let seen = seen.map(|((_, mailbox, uid), at)| (*at, format!("seen in {mailbox} UID {uid}")));
+        let mut events: Vec<_> = moves.chain(seen).collect();
+        events.sort();
+        let places = copies.iter().map(|f| format!("{} UID {} {:?}", f.mailbox, f.uid, f.flags));
         format!(
-            "{letter} is there {} times, {known} reported: {:?}; MOVEs of it without OK:{}",
+            "{letter} is there {} times, {known} reported: {:?}{}",
             copies.len(),
             places.collect::<Vec<_>>(),
-            attempts.collect::<String>()
+            events.iter().map(|(at, event)| format!("\n    {} {event}", stamp(*at))).collect::<String>()
         )
     }
 
-    /// One copy stays, if possible one that is not flagged as deleted.
-    fn remove(&self, user: usize, doubled: &[(&Letter, &Vec<Found>)]) {
-        let mut surplus = BTreeMap::<&str, Vec<String>>::new();
-        for (_, copies) in doubled {
-            let keep = copies.iter().position(|copy| !copy.deleted && copy.as_it_was).unwrap_or(0);
-            for (_, copy) in copies.iter().enumerate().filter(|(i, _)| *i != keep) {
-                surplus.entry(&copy.mailbox).or_default().push(copy.uid.to_string());
-            }
+    /// What the gateways have logged then.
+    fn around(&self, time: SystemTime) -> String {
+        let (first, last) = (stamp(time - SECOND), stamp(time + AROUND));
+        let lines = self.log.lines().filter(|line| (&first[..]..&last[..]).contains(line));
+        let mut lines: Vec<_> = lines.map(|line| format!("\n        {line}")).collect();
+        lines.sort_unstable();
+        lines.concat()
+    }
+
+    /// What is there without these copies.
+    fn remove(&mut self, user: usize, surplus: &[&Found]) -> BTreeMap<Letter, Vec<Found>> {
+        let mut uids = BTreeMap::<&str, Vec<String>>::new();
+        for copy in surplus {
+            uids.entry(&copy.mailbox).or_default().push(copy.uid.to_string());
         }
         let mut client = self.login(user);
-        for (mailbox, uids) in surplus {
+        for (mailbox, uids) in uids {
             client.select(mailbox);
             for uids in uids.chunks(100).map(|uids| uids.join(",")) {
                 client.ok(&format!("UID STORE {uids} +FLAGS.SILENT (\\Deleted)"));
                 client.ok(&format!("UID EXPUNGE {uids}"));
             }
         }
+        self.look(user)
     }
 
     /// Every message once, as it was.
@@ -206,9 +245,6 @@ impl Books<'_> {
     }
 }
 
-/// Whether a NO says that copies may be in the target.
-fn names_copies(said: &str) -> bool {
-    ["copies may be in the target", "in the target and still in the source", "may be in both"]
-        .iter()
-        .any(|words| said.contains(words))
+fn stamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }

@@ -21,20 +21,29 @@ const SLOW: Duration = Duration::from_secs(4);
 /// What Courier gives instead of a message that another client has just moved.
 const GONE: &[u8] = b"Subject: message unavailable";
 
-/// A MOVE that was not answered with OK.
+/// A MOVE that was sent.
 pub struct Attempt {
     pub letters: Vec<Letter>,
+    pub uids: BTreeSet<u32>,
     pub from: String,
     pub to: String,
     pub sent: SystemTime,
-    /// The gateway's NO, if there was one.
+    /// The gateway's OK, with COPYUID, or its NO.
     pub said: Option<String>,
+}
+
+impl Attempt {
+    pub fn is_done(&self) -> bool {
+        self.said.as_deref().is_some_and(|said| said.starts_with("OK"))
+    }
 }
 
 /// What one client has done.
 #[derive(Default)]
 pub struct Story {
     pub attempts: Vec<Attempt>,
+    /// Where a client has found messages at a SELECT, and when first.
+    pub seen: BTreeMap<(Letter, String, u32), SystemTime>,
     /// What it has appended, and whether it was told OK.
     pub posted: BTreeMap<Letter, bool>,
     pub tally: Tally,
@@ -109,12 +118,22 @@ impl User<'_> {
         let line = Line::log_in(address, USERS[self.user])?;
         let mailbox = self.mailbox();
         let mut desk = Desk { line, mailbox, letters: BTreeMap::new(), unanswered: false };
-        desk.select()?;
+        self.select(&mut desk)?;
         if begun.elapsed() > SLOW && !self.site.compete {
             desk.line.command("LOGOUT")?;
             return Err(Error::other("it took too long"));
         }
         Ok(desk)
+    }
+
+    fn select(&mut self, desk: &mut Desk) -> Result<()> {
+        desk.select()?;
+        let now = SystemTime::now();
+        let mine = desk.letters.iter().filter(|(_, letter)| letter.owner == self.owner);
+        for (uid, letter) in mine {
+            self.story.seen.entry((*letter, desk.mailbox.clone(), *uid)).or_insert(now);
+        }
+        Ok(())
     }
 
     /// LOGOUT, or not a word.
@@ -139,7 +158,7 @@ impl User<'_> {
                 84..88 => self.idle(desk)?,
                 88..94 => {
                     desk.mailbox = self.mailbox();
-                    desk.select()?;
+                    self.select(desk)?;
                 }
                 _ => drop(desk.line.command("NOOP")?),
             }
@@ -225,7 +244,7 @@ impl User<'_> {
 
     fn answered(&mut self, desk: &mut Desk, batch: &Batch, sent: SystemTime, reply: &Reply) {
         if reply.is_ok() {
-            return self.moved(desk, batch, reply);
+            return self.moved(desk, batch, sent, reply);
         }
         self.story.tally.add(Count::Refused, 1);
         self.story.attempts.push(desk.attempt(batch, sent, Some(reply.status())));
@@ -238,11 +257,12 @@ impl User<'_> {
     }
 
     /// OK means moved: what was asked for, nothing else, and seen leaving.
-    fn moved(&mut self, desk: &mut Desk, batch: &Batch, reply: &Reply) {
+    fn moved(&mut self, desk: &mut Desk, batch: &Batch, sent: SystemTime, reply: &Reply) {
         let lines = reply.lines();
         let proofs: Vec<&String> = lines.iter().filter(|line| line.contains("[COPYUID ")).collect();
         assert!(proofs.len() <= 1, "MOVE-9: COPYUID twice");
         let proof = proofs.first().map(|line| mail::between(line, "[COPYUID ", "]").to_owned());
+        self.story.attempts.push(desk.attempt(batch, sent, Some(format!("OK {proof:?}"))));
         let moved = proof.map_or_else(Vec::new, |p| numbers(p.split(' ').nth(1).expect("source UIDs")));
         for uid in &moved {
             assert!(batch.uids.contains(uid), "UID {uid} was not to be moved");
@@ -340,7 +360,8 @@ impl User<'_> {
 impl Desk {
     fn attempt(&self, batch: &Batch, sent: SystemTime, said: Option<String>) -> Attempt {
         let letters = batch.uids.iter().map(|uid| self.letters[uid]).collect();
-        Attempt { letters, from: self.mailbox.clone(), to: batch.to.clone(), sent, said }
+        let uids = batch.uids.iter().copied().collect();
+        Attempt { letters, uids, from: self.mailbox.clone(), to: batch.to.clone(), sent, said }
     }
 
     /// Selects the mailbox and looks which messages are in it.
