@@ -4,6 +4,8 @@
 #   nouidplus  neither MOVE nor UIDPLUS                      mdbox      mail in mdbox, else in Maildir
 #   acl        alice has the mailboxes Locked (no insert), NoDelete (no \Deleted, no expunge) and ReadOnly
 #   quota      200 kB or 40 messages for each user
+#   trusted    this machine may say by ID where its clients come from
+#   haproxy    TLS_PORT is a port without TLS where each connection begins with a PROXY header
 #   owncopies  in Maildir, a copy is a file of its own and not a hard link
 # Dovecot only edits its list: it carries out a MOVE or UID EXPUNGE that it does not list.
 . "$(dirname "$0")/common.sh"
@@ -44,7 +46,15 @@ if has quota; then
   quota_grace = 0
   quota_vsizes = yes"
 fi
-tls='ssl = no' imaps='port = 0' rawlog=
+tls='ssl = no' imaps='port = 0' rawlog= proxied=
+if has haproxy; then
+  proxied="inet_listener imap_proxied {
+    address = 127.0.0.1
+    port = $TLS_PORT
+    haproxy = yes
+  }"
+  TLS_PORT=
+fi
 if [ -n "$TLS_PORT" ]; then
   tls="ssl = yes
 ssl_cert = <$DIR/cert.pem
@@ -73,6 +83,8 @@ $tls
 disable_plaintext_auth = no
 auth_mechanisms = plain login
 auth_failure_delay = 0
+$(has trusted && echo 'login_trusted_networks = 127.0.0.1/32')
+$(has haproxy && echo 'haproxy_trusted_networks = 127.0.0.1/32')
 imap_capability = $capability
 mail_location = $(has mdbox && echo mdbox || echo maildir):$DIR/mail/%u
 mail_plugins =$plugins
@@ -114,6 +126,7 @@ service imap-login {
   inet_listener imaps {
     $imaps
   }
+  $proxied
 }
 service auth {
   user = \$default_internal_user

@@ -28,6 +28,7 @@ mod killed;
 mod like_native;
 mod not_safe;
 mod one_stays;
+mod origin;
 mod pass_through;
 mod races;
 mod recovery;

@@ -57,6 +57,9 @@ impl Kind {
     /// Courier that says OK to STARTTLS and then, in clear, that it failed (SRV-5); in order but for that.
     pub const COURIER_BROKEN_STARTTLS: Kind =
         Kind { recipe: "courier", personality: "legacy,brokentls", prefix: "INBOX." };
+    /// Dovecot that believes the gateway where its clients come from.
+    pub const DOVECOT_TRUSTING: Kind =
+        Kind { recipe: "dovecot", personality: "legacy,trusted,haproxy", prefix: "" };
     /// Cyrus, MOVE suppressed.
     pub const CYRUS: Kind = Kind { recipe: "cyrus", personality: "legacy", prefix: "" };
     /// Cyrus with its own MOVE.
@@ -89,7 +92,7 @@ impl Kind {
 pub struct Server {
     /// Where it listens, in clear and for STARTTLS.
     pub address: SocketAddr,
-    /// Where it listens for TLS from the first octet, if it was given a certificate.
+    /// Its second port: for TLS from the first octet, if it was given a certificate.
     pub tls_address: Option<SocketAddr>,
     /// What was started.
     pub kind: Kind,
@@ -113,6 +116,16 @@ impl Server {
             std::fs::copy(from, folder.path().join(to)).expect("a copy of the certificate and its key");
         }
         Server::start_in(folder, kind, Some(free_address()))
+    }
+
+    /// [`start`](Server::start) with a second port, for connections that begin with a PROXY header.
+    pub fn start_with_proxied_port(kind: Kind) -> Server {
+        Server::start_in(folder(), kind, Some(free_address()))
+    }
+
+    /// What it has logged.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("server.log")).expect("a log")
     }
 
     fn start_in(folder: TempDir, kind: Kind, tls_address: Option<SocketAddr>) -> Server {
