@@ -132,6 +132,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn move_6_neighbours_are_one_run() {
+        let mut numbers = Numbers::default();
+        for k in 1..=1000 {
+            assert!(numbers.insert(k, 10 + k));
+        }
+        assert_eq!((numbers.lower.len(), numbers.upper.len()), (1, 0));
+    }
+
+    #[test]
+    fn wire_4_more_runs_than_memory_is_given_are_not_taken_up() {
+        let mut numbers = Numbers::default();
+        let most = MAX_RUNS as u32;
+        for k in 1..=most {
+            assert!(numbers.insert(3 * k, 3 * k));
+        }
+        let (end, middle) = (3 * most, 3 * (most / 2));
+        assert!(!numbers.insert(end + 2, end + 2), "one more");
+        assert!(!numbers.insert(middle + 2, middle + 2), "one more, between the halves");
+        assert!(numbers.insert(end + 1, end + 1), "a neighbour needs no new run");
+    }
+
     proptest! {
         #[test]
         fn removals_agree_with_a_naive_twin(
