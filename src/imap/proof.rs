@@ -32,10 +32,6 @@ impl Doubled for Spare {
 }
 
 impl Copied {
-    fn by(proofs: &[Copyuid]) -> Option<Copied> {
-        UidSet::normalise(proofs.iter().flat_map(|proof| proof.source.ranges().iter().copied())).map(Copied)
-    }
-
     /// Messages that a dead session had proved to be copied and whose copies were looked at again: those that are
     /// `alike` (FAULT-4).
     pub fn compared(pairs: &Pairs, alike: impl Fn(u32, u32) -> bool) -> Option<Copied> {
@@ -96,13 +92,12 @@ impl Pairs {
         Pairs { validity, runs }
     }
 
-    /// All of them in one, if they are of one target and no copy stands there twice.
+    /// All of them in one, if each message has a copy of its own. Of several targets, the first one's UIDVALIDITY.
     fn merge(proofs: &[Copyuid]) -> Option<Pairs> {
         let validity = proofs.first()?.pairs.validity;
-        let runs: Vec<_> = proofs.iter().flat_map(|proof| proof.pairs.runs.iter().copied()).collect();
+        let runs = proofs.iter().flat_map(|proof| proof.pairs.runs.iter().copied()).collect();
         let pairs = Pairs { validity, runs };
-        let one_target = proofs.iter().all(|proof| proof.pairs.validity == validity);
-        (one_target && pairs.copies().is_some_and(|all| all.count() == pairs.count())).then_some(pairs)
+        pairs.copies().is_some_and(|all| all.count() == pairs.count()).then_some(pairs)
     }
 
     /// Reads the line `* OK [COPYUID ...]` that the journal has kept.
@@ -247,7 +242,7 @@ pub struct Refused {
 pub struct Proof {
     /// The messages that are in the target.
     pub copied: Copied,
-    /// For the client, if there is one line that is true of all (MOVE-9).
+    /// For the client, if all are in one target (MOVE-9).
     pub copyuid: Option<Vec<u8>>,
     /// Which copy is whose, if all are in one target.
     pub pairs: Option<Pairs>,
@@ -292,11 +287,14 @@ impl Copies {
         again.map(|chunk| (chunk.answer, chunk.repeated) = (None, true)).count() > 0
     }
 
-    /// What is proved: by at most one COPYUID for each COPY, of UIDs that were asked for.
+    /// What is proved: by at most one COPYUID for each COPY, of UIDs that were asked for, each with its own copy.
     pub fn proof(&self) -> Option<Proof> {
         let proofs: Vec<_> = self.chunks.iter().filter_map(|chunk| self.proof_of(chunk)).collect();
-        let copied = Copied::by(&proofs)?;
-        Some(Proof { copied, copyuid: copyuid_line(&proofs), pairs: Pairs::merge(&proofs) })
+        let pairs = Pairs::merge(&proofs)?;
+        let copied = pairs.messages().map(Copied)?;
+        let one_target = proofs.iter().all(|proof| proof.pairs.validity == pairs.validity);
+        let copyuid = one_target.then(|| copyuid_line(pairs.validity, &proofs));
+        Some(Proof { copied, copyuid, pairs: one_target.then_some(pairs) })
     }
 
     fn proof_of(&self, chunk: &Chunk) -> Option<Copyuid> {
@@ -352,18 +350,15 @@ impl Copies {
     }
 }
 
-/// Several COPYs: merged, pairs in the upstream's order, never sorted apart; different UIDVALIDITY: none
-/// (MOVE-9).
-fn copyuid_line(proofs: &[Copyuid]) -> Option<Vec<u8>> {
-    let first = proofs.first()?;
-    let same = proofs.iter().all(|proof| proof.pairs.validity == first.pairs.validity);
+/// Several COPYs: merged, pairs in the upstream's order, never sorted apart (MOVE-9).
+fn copyuid_line(validity: u32, proofs: &[Copyuid]) -> Vec<u8> {
     let join = |text: fn(&Copyuid) -> &[u8]| proofs.iter().map(text).collect::<Vec<_>>().join(&b","[..]);
-    let mut line = format!("* OK [COPYUID {} ", first.pairs.validity).into_bytes();
+    let mut line = format!("* OK [COPYUID {validity} ").into_bytes();
     line.extend(join(|proof| &proof.source_text));
     line.push(b' ');
     line.extend(join(|proof| &proof.target_text));
     line.extend_from_slice(b"] Moved\r\n");
-    same.then_some(line)
+    line
 }
 
 #[cfg(test)]
