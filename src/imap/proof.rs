@@ -97,7 +97,7 @@ impl Pairs {
         let validity = proofs.first()?.pairs.validity;
         let runs = proofs.iter().flat_map(|proof| proof.pairs.runs.iter().copied()).collect();
         let pairs = Pairs { validity, runs };
-        pairs.copies().is_some_and(|all| all.count() == pairs.count()).then_some(pairs)
+        (pairs.copies().count() == pairs.count()).then_some(pairs)
     }
 
     /// Reads the line `* OK [COPYUID ...]` that the journal has kept.
@@ -117,13 +117,13 @@ impl Pairs {
     }
 
     /// The messages' UIDs in the source.
-    pub fn messages(&self) -> Option<UidSet> {
-        UidSet::normalise(self.runs.iter().map(|run| (run.source, run.source + (run.count - 1))))
+    pub fn messages(&self) -> UidSet {
+        all_of(self.runs.iter().map(|run| (run.source, run.count)))
     }
 
     /// Whether a UID is among the messages and among the copies.
     pub fn meet(&self) -> bool {
-        self.messages().zip(self.copies()).is_some_and(|(messages, copies)| messages.meets(&copies))
+        self.messages().meets(&self.copies())
     }
 
     fn each(&self) -> impl Iterator<Item = (u32, u32)> {
@@ -131,8 +131,8 @@ impl Pairs {
     }
 
     /// The copies' UIDs.
-    pub fn copies(&self) -> Option<UidSet> {
-        UidSet::normalise(self.runs.iter().map(|run| (run.target, run.target + (run.count - 1))))
+    pub fn copies(&self) -> UidSet {
+        all_of(self.runs.iter().map(|run| (run.target, run.count)))
     }
 
     /// The copies of what was found in the source.
@@ -144,6 +144,12 @@ impl Pairs {
     pub fn sources(&self, copies: &UidSet) -> Option<UidSet> {
         partners(copies, self.runs.iter().map(|run| (run.target, run.source, run.count)))
     }
+}
+
+/// The UIDs of these runs: (from, how many).
+fn all_of(runs: impl Iterator<Item = (u32, u32)>) -> UidSet {
+    UidSet::normalise(runs.map(|(from, count)| (from, from + (count - 1))))
+        .expect("pairs are of one message at least")
 }
 
 /// What stands across from `set`, in runs of neighbours: (there, across, how many).
@@ -291,7 +297,7 @@ impl Copies {
     pub fn proof(&self) -> Option<Proof> {
         let proofs: Vec<_> = self.chunks.iter().filter_map(|chunk| self.proof_of(chunk)).collect();
         let pairs = Pairs::merge(&proofs)?;
-        let copied = pairs.messages().map(Copied)?;
+        let copied = Copied(pairs.messages());
         let one_target = proofs.iter().all(|proof| proof.pairs.validity == pairs.validity);
         let copyuid = one_target.then(|| copyuid_line(pairs.validity, &proofs));
         Some(Proof { copied, copyuid, pairs: one_target.then_some(pairs) })
@@ -409,10 +415,7 @@ mod tests {
     #[test]
     fn fault_1_pairs_are_read_from_the_line_that_was_written() {
         let pairs = Pairs::read(b"* OK [COPYUID 7 2,4:5 9:10,3] Moved\r\n").unwrap();
-        assert_eq!(
-            (pairs.validity, pairs.count(), pairs.copies().unwrap().to_string()),
-            (7, 3, "3,9:10".into())
-        );
+        assert_eq!((pairs.validity, pairs.count(), pairs.copies().to_string()), (7, 3, "3,9:10".into()));
         for bad in
             [&b"* OK Moved\r\n"[..], b"* OK [COPYUID 7 2 3:4] x\r\n", b"* OK [COPYUID 7 2:3 4,4] x\r\n", b""]
         {

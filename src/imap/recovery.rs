@@ -16,7 +16,7 @@ use super::Unfinished;
 use super::capability::Uidplus;
 use super::grammar::{self, Description};
 use super::mailbox::Mailbox;
-use super::own_command::{Flight, Purpose, Writer};
+use super::own_command::{Flight, Writer};
 use super::proof::{Copied, Doubled, Pairs};
 use super::response::{Status, Untagged};
 use super::searched::Searched;
@@ -132,7 +132,7 @@ impl Recovery {
                     copies.whole = false;
                 }
             }
-            (Step::Target(opened) | Step::Examine { opened, .. }, data) => {
+            (Step::Target(opened), data) => {
                 opened.may_be_of_the_one_before(data);
             }
             (Step::Copies(looks) | Step::Messages { messages: looks, .. }, Untagged::Fetch(_, items)) => {
@@ -147,19 +147,16 @@ impl Recovery {
     }
 
     /// A command of the flight got its tagged reply.
-    pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
-        match (&mut self.step, purpose) {
-            (Step::Target(opened) | Step::Source { opened, .. }, Purpose::Open)
-            | (Step::Examine { opened, .. }, Purpose::Open) => opened.answered(status),
-            (Step::Copies(looks) | Step::Messages { messages: looks, .. }, Purpose::Describe) => {
-                looks.whole &= status.is_ok();
+    pub fn answered(&mut self, status: &Status<'_>) {
+        match &mut self.step {
+            Step::Target(opened) | Step::Source { opened, .. } | Step::Examine { opened, .. } => {
+                opened.answered(status);
             }
-            (Step::Check { searched, .. } | Step::LookAgain { searched, .. }, Purpose::SearchLeft) => {
-                searched.answered(status);
-            }
-            (Step::Close { closed, .. }, Purpose::Close) => *closed = status.is_ok(),
+            Step::Copies(looks) | Step::Messages { messages: looks, .. } => looks.whole &= status.is_ok(),
+            Step::Check { searched, .. } | Step::LookAgain { searched, .. } => searched.answered(status),
+            Step::Close { closed, .. } => *closed = status.is_ok(),
             // A refused STORE or EXPUNGE shows in the search behind it.
-            _ => {}
+            Step::Store { .. } | Step::Expunge { .. } => {}
         }
     }
 
@@ -237,15 +234,13 @@ impl Job {
     }
 
     fn look_at_copies(self) -> Next {
-        let Some(wanted) = self.pairs.copies() else { return self.leave_target(Recovered::Stale) };
+        let wanted = self.pairs.copies();
         let flight = self.writer.describe(&wanted);
         self.send(flight, Step::Copies(Looks::of(wanted)))
     }
 
     fn look_at_messages(self, copies: Looks) -> Next {
-        let Some(wanted) = self.pairs.messages() else {
-            return self.leave_source(Ending::of(Recovered::Stale));
-        };
+        let wanted = self.pairs.messages();
         let flight = self.writer.describe(&wanted);
         self.send(flight, Step::Messages { copies, messages: Looks::of(wanted) })
     }

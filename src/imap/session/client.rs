@@ -104,8 +104,7 @@ impl Session {
             Mode::Command => {
                 let alone = |p: &Pending| matches!(p.kind, Kind::Login { .. } | Kind::Logout);
                 let ending = self.draining || self.client_lost;
-                let busy =
-                    self.work.is_some() || self.asks_journal() || self.phase != Phase::Running || ending;
+                let busy = self.work.is_some() || self.phase != Phase::Running || ending;
                 busy || self.pending.len() >= PIPELINED || self.pending.iter().any(alone)
             }
             Mode::Idle { ready, .. } => !ready,

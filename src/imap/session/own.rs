@@ -202,7 +202,7 @@ impl Session {
                 let translation = moving.translation.as_mut().expect("a MOVE in flight has its translation");
                 translation.answered(purpose, status);
             }
-            Some(Work::Recover(recovering)) => recovering.answered(purpose, status),
+            Some(Work::Recover(recovering)) => recovering.answered(status),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use super::own::Work;
 use super::{Kind, Session};
-use crate::imap::own_command::{Purpose, Writer};
+use crate::imap::own_command::Writer;
 use crate::imap::recovery::{Ending, Next, Recovery};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::{Notice, Owner, Recovered, Unfinished};
@@ -47,21 +47,19 @@ impl Debts {
 #[derive(Debug)]
 pub struct Recovering {
     id: u64,
-    recovery: Option<Box<Recovery>>,
+    recovery: Box<Recovery>,
     rest: Vec<Unfinished>,
     /// No new step begins after this time.
     until: Duration,
 }
 
 impl Recovering {
-    pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
-        if let Some(recovery) = &mut self.recovery {
-            recovery.answered(purpose, status);
-        }
+    pub fn answered(&mut self, status: &Status<'_>) {
+        self.recovery.answered(status);
     }
 
     pub fn claims(&mut self, data: &Untagged<'_>) -> bool {
-        self.recovery.as_mut().is_some_and(|recovery| recovery.claims(data))
+        self.recovery.claims(data)
     }
 }
 
@@ -70,11 +68,6 @@ impl Session {
     pub(super) fn may_owe(&self) -> bool {
         let asks = self.settings.journal && self.owner.is_some() && !self.debts.selected;
         asks && !matches!(self.debts.known, Known::Settled)
-    }
-
-    /// Whether the journal has been asked and has not answered.
-    pub(super) fn asks_journal(&self) -> bool {
-        matches!(self.debts.known, Known::Asked)
     }
 
     /// The client's SELECT goes upstream.
@@ -116,8 +109,7 @@ impl Session {
             let id = unfinished.id;
             match Recovery::begin(unfinished, writer, uidplus) {
                 Next::Send(flight, recovery) => {
-                    self.work =
-                        Some(Work::Recover(Recovering { id, recovery: Some(recovery), rest: due, until }));
+                    self.work = Some(Work::Recover(Recovering { id, recovery, rest: due, until }));
                     return self.send(flight);
                 }
                 Next::Finish(ending) => self.recovered(id, ending),
@@ -133,25 +125,25 @@ impl Session {
         }
     }
 
-    pub(super) fn recovery_landed(&mut self, mut recovering: Recovering) {
-        let recovery = recovering.recovery.take().expect("a recovery in flight is there");
+    pub(super) fn recovery_landed(&mut self, recovering: Recovering) {
         if self.framing_lost {
             return self
                 .end_with("[UNAVAILABLE] ", "The mail server's answers got out of step, connect again");
         }
-        match recovery.landed(self.now >= recovering.until) {
+        let Recovering { id, recovery, rest, until } = recovering;
+        match recovery.landed(self.now >= until) {
             Next::Send(flight, recovery) => {
-                self.work = Some(Work::Recover(Recovering { recovery: Some(recovery), ..recovering }));
+                self.work = Some(Work::Recover(Recovering { id, recovery, rest, until }));
                 self.send(flight);
             }
             Next::Finish(ending) => {
-                self.recovered(recovering.id, ending);
+                self.recovered(id, ending);
                 match ending.unsafe_to_go_on {
                     true => self.end_with(
                         "",
                         "A move was finished for you, but a mailbox is still open: connect again",
                     ),
-                    false => self.recover_next(recovering.rest, recovering.until),
+                    false => self.recover_next(rest, until),
                 }
             }
         }

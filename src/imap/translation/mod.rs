@@ -178,7 +178,7 @@ impl Translation {
             Stage::Copy(stage) => stage.answered(purpose, status),
             Stage::Unproven(stage) => stage.answered(status),
             Stage::Remove(stage) => stage.answered(purpose, status),
-            Stage::Undo(stage) => stage.answered(purpose, status),
+            Stage::Undo(stage) => stage.answered(status),
         }
     }
 

@@ -27,14 +27,12 @@ pub struct Proved {
 /// Where the removal stands.
 #[derive(Debug)]
 enum Step {
-    /// STORE and UID EXPUNGE in one flight.
-    Both,
+    /// UID EXPUNGE, the first time in one flight with STORE.
+    Expunge,
     /// `UID SEARCH` for these: not seen leaving, or not proved to be copied.
     Check { wanted: UidSet, searched: Searched },
     /// STORE once more, for these.
     StoreAgain(Copied),
-    /// UID EXPUNGE once more.
-    ExpungeAgain,
 }
 
 /// Messages are in the target; now they leave the source.
@@ -64,7 +62,7 @@ impl Removing {
             some_unlisted,
             proved,
             watch,
-            step: Step::Both,
+            step: Step::Expunge,
             again: false,
             highest_modseq: None,
             refusal: None,
@@ -126,24 +124,22 @@ impl Removing {
         if let (Purpose::Expunge, Some(highest)) = (purpose, status.code("HIGHESTMODSEQ")) {
             self.highest_modseq = Some(highest.to_vec());
         }
-        match (purpose, &mut self.step) {
-            (Purpose::SearchLeft, Step::Check { searched, .. }) => searched.answered(status),
-            (Purpose::Store | Purpose::Expunge, _) if !status.is_ok() && self.refusal.is_none() => {
-                self.refusal = Some(status.whole.to_vec());
-            }
+        match &mut self.step {
+            Step::Check { searched, .. } => searched.answered(status),
+            _ if !status.is_ok() && self.refusal.is_none() => self.refusal = Some(status.whole.to_vec()),
             _ => {}
         }
     }
 
     pub fn landed(mut self, job: Job) -> Next {
-        match std::mem::replace(&mut self.step, Step::Both) {
-            Step::Both | Step::ExpungeAgain => match self.to_check() {
+        match std::mem::replace(&mut self.step, Step::Expunge) {
+            Step::Expunge => match self.to_check() {
                 None => Next::Finish(self.finish(None, Vec::new())),
                 Some(wanted) => self.check(wanted, job),
             },
             Step::Check { wanted, searched } => self.checked(searched.there(&wanted), job),
+            // And now `Step::Expunge`, as at the first time.
             Step::StoreAgain(copied) => {
-                self.step = Step::ExpungeAgain;
                 let flight = job.writer.expunge(job.uidplus, &copied);
                 self.send(flight, job)
             }

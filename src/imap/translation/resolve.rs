@@ -92,9 +92,7 @@ fn with_last(ranges: &[(End, End)], last: u32) -> Option<UidSet> {
     let uid = |end| if let End::Number(n) = end { n } else { last };
     let pairs = ranges.iter().filter_map(|&(a, b)| {
         let (low, high) = (uid(a).min(uid(b)), uid(a).max(uid(b)));
-        let has_last = a == End::Last || b == End::Last;
-        // A higher other end becomes `last`; a range that lies above it as a whole holds no known message.
-        let low = if has_last { low.min(last) } else { low };
+        // An end that is higher becomes `last`; a range that lies above it as a whole holds no known message.
         (low <= last).then_some((low, high.min(last)))
     });
     UidSet::normalise(pairs)
@@ -246,10 +244,9 @@ impl Ask {
                 Some(wanted) => Resolved::Ask(Ask::whole(ranges, &found, wanted)),
             },
             Ask::Whole { .. } if disturbed => Resolved::Disturbed,
-            Ask::Whole { ranges: Ranges::Uids { ranges, .. }, highest, .. } if highest > 0 => {
+            Ask::Whole { ranges: Ranges::Uids { ranges, .. }, highest, .. } => {
                 Resolved::from(without_last(&ranges, highest))
             }
-            Ask::Whole { ranges: Ranges::Uids { .. }, .. } => Resolved::Nothing,
             Ask::Whole { uids, .. } => Resolved::from(uids.set()),
         }
     }

@@ -8,7 +8,7 @@ use super::remove::Removing;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named};
 use crate::imap::Outcome;
 use crate::imap::grammar;
-use crate::imap::own_command::{Flight, Purpose};
+use crate::imap::own_command::Flight;
 use crate::imap::proof::{Doubled, Found, Spare};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::searched::Searched;
@@ -31,7 +31,7 @@ enum Step {
     /// `UID SEARCH UNDELETED`: what of it is not flagged? What was flagged before need not be.
     Undeleted { exempt: Option<UidSet>, searched: Searched },
     /// SELECT of the target.
-    Open(Spare, Opened),
+    Open(Opened),
     /// `\Deleted` on the copies.
     Store(Spare),
     /// UID EXPUNGE of the copies.
@@ -73,7 +73,7 @@ impl Undoing {
 
     /// From here on the MOVE must not be finished by anybody.
     pub fn is_settled(&self) -> bool {
-        matches!(self.step, Step::Open(..) | Step::Store(_) | Step::Expunge(_) | Step::Check(..))
+        matches!(self.step, Step::Open(_) | Step::Store(_) | Step::Expunge(_) | Step::Check(..))
     }
 
     /// Whether the source is not selected any more: then nothing that is said is for the client.
@@ -90,7 +90,7 @@ impl Undoing {
                 Claim::Mine
             }
             (_, Untagged::Status(status)) if status.code("ALERT").is_some() => Claim::Forward,
-            (Step::Open(_, opened), data) => {
+            (Step::Open(opened), data) => {
                 // What leaves the source now has its only copy in the target.
                 if opened.may_be_of_the_one_before(data) {
                     self.removing.see(data);
@@ -104,12 +104,12 @@ impl Undoing {
         }
     }
 
-    pub fn answered(&mut self, purpose: Purpose, status: &Status<'_>) {
+    pub fn answered(&mut self, status: &Status<'_>) {
         match &mut self.step {
             Step::There(searched) | Step::Undeleted { searched, .. } | Step::Check(_, searched) => {
                 searched.answered(status);
             }
-            Step::Open(_, opened) if purpose == Purpose::Open => opened.answered(status),
+            Step::Open(opened) => opened.answered(status),
             // A refused STORE or EXPUNGE shows in the search behind it.
             _ => {}
         }
@@ -129,8 +129,8 @@ impl Undoing {
                     exempt.into_iter().chain(undeleted).reduce(|a, b| a.union(&b)).map(Found::by_search);
                 self.remove_copies(job, selected)
             }
-            Step::Open(spare, opened) => match self.removing.pairs() {
-                Some(pairs) if opened.may_delete(pairs.validity) => self.store_spare(spare, job),
+            Step::Open(opened) => match self.removing.pairs() {
+                Some(pairs) if opened.may_delete(pairs.validity) => self.store_spare(job),
                 _ => self.failed(),
             },
             Step::Store(spare) => {
@@ -161,9 +161,7 @@ impl Undoing {
         let Some(there) = there else { return Next::Finish(self.removing.finish(None, Vec::new())) };
         // What was flagged before may be flagged now, if it is certain to be there.
         let exempt = self.removing.flagged_before().zip(searched.certainly());
-        let exempt = exempt
-            .and_then(|(before, there)| before.intersection(&there))
-            .and_then(|set| set.intersection(&there));
+        let exempt = exempt.and_then(|(before, there)| before.intersection(&there));
         self.stays = there;
         let asked = exempt.as_ref().map_or(Some(self.stays.clone()), |exempt| self.stays.without(exempt));
         let flight = asked.map(|set| job.writer.search_undeleted(&set)).unwrap_or_default();
@@ -173,49 +171,51 @@ impl Undoing {
 
     /// Only of what was found in the source.
     fn remove_copies(mut self, job: Job, selected: &Selected) -> Next {
-        let Some(stays) = self.removing.not_seen_leaving(&self.stays) else {
+        if !self.still_stays() {
             return Next::Finish(self.removing.finish(None, Vec::new()));
-        };
-        self.stays = stays;
-        self.found =
-            self.found.and_then(|found| found.uids().intersection(&self.stays)).map(Found::by_search);
-        let pairs = self.removing.pairs();
-        let spare = pairs.zip(self.found.as_ref()).and_then(|(pairs, found)| pairs.spare(found));
-        let Some(spare) = spare else { return self.failed() };
+        }
+        let Some(spare) = self.spare() else { return self.failed() };
         let one_name =
             selected.mailbox.as_ref().is_some_and(|source| source.identity() == job.target.identity());
         if one_name && self.removing.copied().meets(spare.uids()) {
             // No such copy can be told from the message itself.
             return self.failed();
         }
-        self.same_mailbox =
-            one_name && selected.validity.is_some_and(|v| pairs.is_some_and(|p| p.validity == v));
+        let validity = self.removing.pairs().map(|pairs| pairs.validity);
+        self.same_mailbox = one_name && validity == selected.validity;
         if self.same_mailbox {
             return self.store(spare, job);
         }
         let flight = vec![job.writer.select(&job.target)];
-        self.step = Step::Open(spare, Opened::default());
+        self.step = Step::Open(Opened::default());
         self.send(flight, job)
     }
 
     /// What left the source while the target was opened is moved after all.
-    fn store_spare(mut self, spare: Spare, job: Job) -> Next {
-        let Some(stays) = self.removing.not_seen_leaving(&self.stays) else {
+    fn store_spare(mut self, job: Job) -> Next {
+        if !self.still_stays() {
             let mut verdict = self.removing.finish(None, Vec::new());
             verdict.ends = Some(LEFT);
             return Next::Finish(verdict);
-        };
-        if stays == self.stays {
-            return self.store(spare, job);
         }
-        self.stays = stays;
-        self.found =
-            self.found.and_then(|found| found.uids().intersection(&self.stays)).map(Found::by_search);
-        let pairs = self.removing.pairs();
-        match pairs.zip(self.found.as_ref()).and_then(|(pairs, found)| pairs.spare(found)) {
+        match self.spare() {
             Some(spare) => self.store(spare, job),
             None => self.failed(),
         }
+    }
+
+    /// Forgets what was seen leaving the source since. Whether anything is left.
+    fn still_stays(&mut self) -> bool {
+        let Some(stays) = self.removing.not_seen_leaving(&self.stays) else { return false };
+        self.found =
+            self.found.as_ref().and_then(|found| found.uids().intersection(&stays)).map(Found::by_search);
+        self.stays = stays;
+        true
+    }
+
+    /// The copies that are to go.
+    fn spare(&self) -> Option<Spare> {
+        self.removing.pairs()?.spare(self.found.as_ref()?)
     }
 
     fn store(mut self, spare: Spare, job: Job) -> Next {
