@@ -406,7 +406,7 @@ impl Connection {
 
     /// Who has logged in, as the log names him.
     fn user(&self) -> Option<String> {
-        log::user(self.session.user()?, self.shared.current().config.log_user)
+        log::user(self.session.user()?)
     }
 
     /// The first cause is the one to log.

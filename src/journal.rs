@@ -11,6 +11,7 @@ mod keeper;
 mod tests;
 
 use crate::imap::{Intent, Owner, Record, Recovered, Unfinished};
+use crate::log;
 use crate::metrics::Metrics;
 use entry::{shown_mailboxes, shown_uids};
 use keeper::Keeper;
@@ -199,6 +200,7 @@ impl Ledger {
     fn report(&self, what: &str) {
         let Some(intent) = &self.intent else { return };
         let (from, to) = shown_mailboxes(intent);
-        tracing::warn!(from, to, uids = shown_uids(&intent.uids), "{what}");
+        let user = log::user(&intent.owner.user);
+        tracing::warn!(user, from, to, uids = shown_uids(&intent.uids), "{what}");
     }
 }

@@ -16,11 +16,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 const SHOWN: usize = 64;
 
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+static NAMED: OnceLock<LogUser> = OnceLock::new();
 /// Of this process alone: nobody can try names against an old log.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Begins to log. A second call changes nothing.
 pub fn start(config: &Config) {
+    let _ = NAMED.set(config.log_user);
     let (level, handle) = reload::Layer::new(config.log_level);
     let by_itself = if stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     // A log that nobody reads any more must not end the process: its complaint would go to stderr, and panic there.
@@ -41,8 +43,8 @@ pub fn set_level(level: LevelFilter) {
 }
 
 /// A user as the log names him.
-pub fn user(user: &[u8], how: LogUser) -> Option<String> {
-    match how {
+pub fn user(user: &[u8]) -> Option<String> {
+    match NAMED.get().unwrap_or(&LogUser::Hash) {
         LogUser::Hash => Some(format!("{:016x}", KEY.hash_one(user))),
         LogUser::Plain => Some(user.escape_ascii().to_string().chars().take(SHOWN).collect()),
         LogUser::None => None,

@@ -130,6 +130,27 @@ async fn a_new_certificate_without_dropping_a_session() {
     one_more.until("* BYE [UNAVAILABLE] Too many connections").await;
 }
 
+/// In each line about a session its user is named as the operator wants it.
+#[tokio::test]
+async fn users_in_the_log() {
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    for (how, format, named) in [
+        ("plain", "text", " user=\"alice\" "),
+        ("plain", "json", "\"user\":\"alice\""),
+        ("hash", "text", " user=\""),
+        ("none", "text", " listener=\"plain\" address="),
+    ] {
+        let program = Program::start(address, &["--log-user", how, "--log-format", format]);
+        log_in(&mut program.connect().await).await;
+        program.until_logged("session ended").await;
+        let log = program.logged();
+        assert!(log.contains(named), "{how}, {format}: {log}");
+        assert_eq!(log.contains("alice"), how == "plain", "{how}, {format}: {log}");
+    }
+}
+
 /// While it retires, who connects is served, and probes say that others should be asked.
 #[tokio::test]
 async fn the_grace_of_a_drain() {

@@ -4,6 +4,7 @@ use super::entry::{Entry, State, now, shown_mailboxes, shown_uids};
 use super::file::{DeadFile, Failure, OwnFile};
 use super::{Answer, QUEUE, Request};
 use crate::imap::{Owner, Record, Recovered};
+use crate::log;
 use crate::metrics::Metrics;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -240,6 +241,7 @@ impl Keeper {
         tracing::warn!(
             result,
             messages = entry.messages(),
+            user = log::user(&entry.intent.owner.user),
             from,
             to,
             uids = shown_uids(&entry.intent.uids),

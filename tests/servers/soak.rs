@@ -100,12 +100,13 @@ enum Count {
     ByStale,
     ByUnrecorded,
     ByLeft,
+    CameBack,
     Unreported,
     Changed,
     Lost,
 }
 
-const NAMES: [(Count, &str); 28] = [
+const NAMES: [(Count, &str); 29] = [
     (Count::Logins, "logins"),
     (Count::Moves, "MOVEs answered with OK"),
     (Count::Moved, "  messages in them"),
@@ -131,6 +132,7 @@ const NAMES: [(Count, &str); 28] = [
     (Count::ByStale, "  changed since, or undo"),
     (Count::ByUnrecorded, "  without a record"),
     (Count::ByLeft, "  a NO"),
+    (Count::CameBack, "  came back, flagged (Courier)"),
     (Count::Unreported, "copies that nobody reported"),
     (Count::Changed, "messages changed"),
     (Count::Lost, "messages lost"),

@@ -225,6 +225,11 @@ impl Program {
         }
     }
 
+    /// What was logged so far.
+    pub fn logged(&self) -> String {
+        self.log.lock().expect("nobody panics while writing to it").clone()
+    }
+
     /// What was logged so far is of no interest any more.
     pub fn forget_log(&self) {
         self.log.lock().expect("nobody panics while writing to it").clear();
@@ -260,8 +265,11 @@ async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
 fn announced(log: &mut BufReader<ChildStderr>, setting: &str) -> SocketAddr {
     let mut line = String::new();
     log.read_line(&mut line).expect("reads");
-    assert!(line.contains(&format!("listening setting=\"{setting}\"")), "{line}");
-    line.trim_end().rsplit_once("address=").expect("an address").1.parse().expect("an address")
+    // As text or as JSON.
+    let words: Vec<&str> = line.trim_end().split(['"', ' ', '=', ',', '}', '{']).collect();
+    let address = words.iter().find_map(|word| word.parse().ok());
+    assert!(words.contains(&"listening") && words.contains(&setting), "{line}");
+    address.expect("an address")
 }
 
 /// Reads on, so that the program never waits for its log.
