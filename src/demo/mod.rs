@@ -29,9 +29,10 @@ pub use store::{Flags, Mailbox, Message};
 
 use crate::config::Config;
 use crate::proxy::Proxy;
+use crate::screen::{BOLD, CYAN, DIM, GREEN, RED, Screen};
 use crate::shared::Signal;
 use checks::Evidence;
-use std::io::{self, Error, IsTerminal, Write};
+use std::io::{self, Error, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
@@ -117,37 +118,7 @@ impl Client {
     }
 }
 
-/// Where the demo is shown, and whether colours mean something there.
-struct Screen<W> {
-    out: W,
-    coloured: bool,
-}
-
-impl Screen<io::Stdout> {
-    fn stdout() -> Self {
-        // https://no-color.org: set, and not empty.
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let able = io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        Screen { out: io::stdout(), coloured: able && !unwanted }
-    }
-}
-
-const BOLD: &str = "1";
-const DIM: &str = "2";
-const RED: &str = "1;31";
-const GREEN: &str = "32";
-const CYAN: &str = "36";
-
 impl<W: Write> Screen<W> {
-    /// One line in a style of the terminal's.
-    fn line(&mut self, style: &str, text: &str) -> io::Result<()> {
-        if self.coloured {
-            writeln!(self.out, "\x1b[{style}m{text}\x1b[0m")
-        } else {
-            writeln!(self.out, "{text}")
-        }
-    }
-
     /// Both sides of the conversation and whether it was right, which is also what is returned.
     fn conversation(&mut self, evidence: &Evidence) -> io::Result<bool> {
         self.line(BOLD, "imapmove demo")?;
