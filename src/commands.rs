@@ -63,13 +63,13 @@ fn write_in(folder: &Path) -> io::Result<()> {
 }
 
 /// What there is to say of a certificate that is valid until then, in seconds since 1970.
-fn validity(not_after: u64) -> String {
+pub fn validity(not_after: u64) -> String {
     let until = UNIX_EPOCH + Duration::from_secs(not_after);
     let date = humantime::format_rfc3339_seconds(until).to_string();
     let date = date.split('T').next().unwrap_or_default();
     match until.duration_since(SystemTime::now()) {
         Ok(left) => format!("valid until {date}, {} days", left.as_secs() / DAY.as_secs()),
-        Err(_) => format!("EXPIRED on {date}: clients will refuse it"),
+        Err(_) => format!("EXPIRED on {date}: it will be refused"),
     }
 }
 

@@ -6,6 +6,8 @@
 mod source;
 pub mod value;
 
+pub use source::URL_FORM;
+
 use crate::imap::{self, Tls};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -147,6 +149,20 @@ impl Config {
         Config::read(given)?.checked()
     }
 
+    /// A gateway like the one that these flags of `imapmove probe` and the environment are for, with `ours` on top.
+    pub fn of_probe(flags: &clap::ArgMatches, ours: &[(&str, &str)]) -> Result<Config, Problem> {
+        let mut given = source::gather_for_probe(flags)?;
+        for (name, text) in ours {
+            given.0.insert(name.replace('-', "_"), (text.to_string(), "program".to_string()));
+        }
+        Config::read(given)?.checked()
+    }
+
+    /// Which protection of the upstream leg they state, if any.
+    pub fn tls_of_probe(flags: &clap::ArgMatches) -> Result<Option<Tls>, Problem> {
+        source::gather_for_probe(flags)?.parse::<Optional<Choice<Tls>>>("upstream_tls")
+    }
+
     /// How the upstream leg is protected.
     pub fn upstream_tls(&self) -> Tls {
         self.upstream_tls.unwrap_or(Tls::Off)
@@ -286,6 +302,13 @@ fn toml_of(text: &str) -> String {
 /// A setting that cannot be used, in one line: which, where it came from, what was given and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(String);
+
+impl Problem {
+    /// What cannot be used, and what was expected instead.
+    pub fn new(text: impl Into<String>) -> Problem {
+        Problem(text.into())
+    }
+}
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -45,6 +45,7 @@
 //! | [`metrics`] | the counters |
 //! | [`origin`] | where a client comes from: PROXY headers in and out, ID |
 //! | [`admin`] | what probes and scrapers see |
+//! | [`probe`] | what can this server do, and what will the gateway do about it: `imapmove probe` |
 //! | [`screen`] | text for people, with colours where they mean something |
 //! | [`demo`] | a small legacy IMAP server in memory, for `imapmove demo` and for tests |
 //!
@@ -74,6 +75,7 @@ pub mod journal;
 pub mod log;
 pub mod metrics;
 pub mod origin;
+pub mod probe;
 pub mod proxy;
 pub mod screen;
 pub mod shared;

@@ -4,7 +4,7 @@ use clap::ArgMatches;
 use imapmove::config::{self, Config, Problem};
 use imapmove::proxy::Proxy;
 use imapmove::shared::Signal;
-use imapmove::{commands, demo, journal, log};
+use imapmove::{commands, demo, journal, log, probe};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
@@ -18,8 +18,7 @@ const NOT_CLEAN: u8 = 1;
 
 fn main() -> ExitCode {
     match live() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => NOT_CLEAN.into(),
+        Ok(code) => code.into(),
         Err(problem) => {
             eprintln!("imapmove: {problem}");
             UNUSABLE.into()
@@ -27,8 +26,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Settings, log, sockets, sessions, drain. Says whether all went well.
-fn live() -> Result<bool, Problem> {
+/// Settings, log, sockets, sessions, drain; or what else was asked for. The exit code.
+fn live() -> Result<u8, Problem> {
     let flags = match config::command().try_get_matches() {
         Err(asked) if !asked.use_stderr() => asked.exit(),
         flags => flags?,
@@ -36,8 +35,15 @@ fn live() -> Result<bool, Problem> {
     let runtime = Runtime::new().expect("the system has threads and an event queue");
     if let Some((command, flags)) = flags.subcommand() {
         return match command {
-            "demo" => Ok(runtime.block_on(show(flags.get_flag("once")))),
-            command => runtime.block_on(async { commands::run(command, flags) }),
+            "demo" => Ok(code(runtime.block_on(show(flags.get_flag("once"))))),
+            "probe" => {
+                // Before signals are caught: whoever is asked for a password can still go.
+                let options = probe::Options::read(flags)?;
+                let found = runtime.block_on(async { probe::run(&options, signals(None)).await });
+                runtime.shutdown_background();
+                Ok(found)
+            }
+            command => runtime.block_on(async { commands::run(command, flags) }).map(code),
         };
     }
     let config = Config::load(&flags)?;
@@ -50,7 +56,11 @@ fn live() -> Result<bool, Problem> {
     });
     // A name that is still being looked up must not keep the process.
     runtime.shutdown_background();
-    clean
+    clean.map(code)
+}
+
+fn code(all_went_well: bool) -> u8 {
+    if all_went_well { 0 } else { NOT_CLEAN }
 }
 
 /// The demo. Says whether it was right.

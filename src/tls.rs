@@ -52,6 +52,19 @@ impl Acceptor {
     }
 }
 
+/// What a handshake has shown of the upstream.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// Of TLS.
+    pub version: &'static str,
+    /// Whom the certificate is for; empty if it does not say so in the old way.
+    pub subject: String,
+    /// Who says so.
+    pub issuer: String,
+    /// Until when, in seconds since 1970.
+    pub not_after: u64,
+}
+
 /// The gateway's side of handshakes with the upstream.
 #[derive(Clone)]
 pub struct Connector {
@@ -80,6 +93,23 @@ impl Connector {
     pub async fn connect(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
         let connected = self.tls.connect(self.name.clone(), stream).await;
         connected.map(TlsStream::from).map_err(|e| self.advice(&e))
+    }
+
+    /// What there is to say of a handshake with the upstream. Names in it are the upstream's own words, escaped.
+    pub fn report(stream: &TlsStream<TcpStream>) -> Handshake {
+        let (_, session) = stream.get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| Certificate::from_der(&chain[0]).ok());
+        let (subject, issuer, not_after) = certificate.map_or_else(Default::default, |certificate| {
+            let of = certificate.tbs_certificate();
+            let text = |name: &dyn std::fmt::Display| name.to_string().escape_debug().to_string();
+            let not_after = of.validity().not_after.to_unix_duration().as_secs();
+            (text(of.subject()), text(of.issuer()), not_after)
+        });
+        let version = match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            _ => "TLS 1.2",
+        };
+        Handshake { version, subject, issuer, not_after }
     }
 
     fn advice(&self, error: &io::Error) -> String {

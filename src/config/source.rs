@@ -13,6 +13,12 @@ const LIKENESS: f64 = 0.7;
 /// What stands for the argument of `completions`, and what it can be.
 const SHELL: &str = "<SHELL>";
 const SHELLS: &str = "bash, elvish, fish, powershell or zsh";
+/// What stands for the argument of `probe`, and what it is.
+const URL: &str = "<URL>";
+/// What the argument of `probe` looks like.
+pub const URL_FORM: &str = "imap://[USER@]HOST[:PORT] or imaps://[USER@]HOST[:PORT]";
+/// The settings that matter to `probe`.
+const OF_PROBE: [&str; 5] = ["upstream_tls", "upstream_ca", "upstream_name", "upstream_verify", "max_line"];
 /// Variables of ours begin so.
 const PREFIX: &str = "IMAPMOVE_";
 /// The program's own version, that of its source, and what makes its TLS.
@@ -33,6 +39,7 @@ pub(super) fn command() -> Command {
             settings(Command::new("config"))
                 .about("Prints the effective settings, as a file of them, with where each comes from"),
         )
+        .subcommand(probe())
         .subcommand(demo())
         .subcommand(completions())
         .subcommand(Command::new("man").about("Prints the manual page, in troff"))
@@ -44,6 +51,24 @@ fn settings(command: Command) -> Command {
     command
         .arg(config.help("TOML file with any of these settings [env: IMAPMOVE_CONFIG]"))
         .args(TABLE.iter().map(flag))
+}
+
+fn probe() -> Command {
+    let url = Arg::new("url").value_name("URL").required(true);
+    let flag_of = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let password = Arg::new("password-file").long("password-file").value_name("FILE");
+    let password = password.value_hint(ValueHint::FilePath);
+    Command::new("probe")
+        .about("Says whether MOVE will work with a server: 0 if it will, 1 if not, 2 if that cannot be found out")
+        .arg(url.help(format!("The server: {URL_FORM}")))
+        .arg(flag_of("try").help("Move a message between two mailboxes that are made for it and removed again"))
+        .arg(flag_of("json").help("Print JSON, for scripts"))
+        .arg(password.help("File with the user's password in one line, which else is asked for on the terminal"))
+        .args(settings_of_probe().map(flag))
+}
+
+fn settings_of_probe() -> impl Iterator<Item = &'static Setting> {
+    TABLE.iter().filter(|setting| OF_PROBE.contains(&setting.field))
 }
 
 fn completions() -> Command {
@@ -81,13 +106,29 @@ pub(super) fn gather(flags: &ArgMatches) -> Result<Given, Problem> {
     if let Some((path, origin)) = from_flag_or_variable(flags, "config", "config", "IMAPMOVE_CONFIG")? {
         read_file(Path::new(&path), &origin, &mut given)?;
     }
-    for setting in TABLE {
+    override_with(TABLE.iter(), flags, &mut given)?;
+    Ok(given)
+}
+
+/// The same for `probe`, which takes some settings only, and no file.
+pub(super) fn gather_for_probe(flags: &ArgMatches) -> Result<Given, Problem> {
+    let mut given = Given::default();
+    override_with(settings_of_probe(), flags, &mut given)?;
+    Ok(given)
+}
+
+fn override_with(
+    settings: impl Iterator<Item = &'static Setting>,
+    flags: &ArgMatches,
+    given: &mut Given,
+) -> Result<(), Problem> {
+    for setting in settings {
         let name = setting.name();
         if let Some(found) = from_flag_or_variable(flags, setting.field, &name, &setting.variable())? {
             given.0.insert(setting.field.to_string(), found);
         }
     }
-    Ok(given)
+    Ok(())
 }
 
 /// A misspelt variable would be a setting that is silently not set.
@@ -216,6 +257,7 @@ impl From<clap::Error> for Problem {
             (ErrorKind::InvalidValue | ErrorKind::MissingRequiredArgument, _) if given == SHELL => {
                 SHELLS.to_string()
             }
+            (ErrorKind::MissingRequiredArgument, _) if given == URL => URL_FORM.to_string(),
             (ErrorKind::InvalidValue, _) => "a value after it".to_string(),
             (_, Some(nearest)) => format!("a flag or a command; the nearest is {nearest}"),
             (_, None) => "a flag or a command that `imapmove --help` lists".to_string(),

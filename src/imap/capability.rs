@@ -73,6 +73,13 @@ impl Capabilities {
     }
 }
 
+impl Strategy {
+    /// On an upstream whose latest capability list is this one: what stands behind `CAPABILITY` (RFC 9051 section 7.2.2).
+    pub fn of(list: &[u8]) -> Strategy {
+        Capabilities::parse(list).strategy()
+    }
+}
+
 /// What the client's own leg is like (CAP-7), and what was learnt of the upstream.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Leg {
@@ -167,6 +174,14 @@ mod tests {
         for same in [" IMAP4rev1 XUIDPLUS", " UIDPLUS move", " UIDPLUS IMAP4REV2", " A  B ", ""] {
             assert_eq!(rewritten(same, &leg), same);
         }
+    }
+
+    #[test]
+    fn cap_3_cap_4_what_becomes_of_a_move_is_in_the_list() {
+        assert_eq!(Strategy::of(b" IMAP4rev1 UIDPLUS move\r\n"), Strategy::Native);
+        assert_eq!(Strategy::of(b"IMAP4rev2"), Strategy::Native);
+        assert_eq!(Strategy::of(b"IMAP4rev1 XMOVE uidplus"), Strategy::Copy);
+        assert_eq!(Strategy::of(b"IMAP4rev1 XUIDPLUS"), Strategy::Refuse);
     }
 
     #[test]

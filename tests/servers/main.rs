@@ -30,6 +30,7 @@ mod not_safe;
 mod one_stays;
 mod origin;
 mod pass_through;
+mod probe;
 mod races;
 mod recovery;
 mod round_trips;
