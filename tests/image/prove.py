@@ -48,7 +48,23 @@ def start_dovecot(folder):
     port = free_port()
     process = subprocess.Popen([DOVECOT, folder, str(port), "legacy"])
     until_it_accepts(port, process)
+    until_it_knows_its_users(port)
     return process, port
+
+
+def until_it_knows_its_users(port):
+    """A Dovecot that has just begun, on a busy machine, answers a LOGIN with NO [UNAVAILABLE]."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        client = imaplib.IMAP4("127.0.0.1", port, timeout=PATIENCE)
+        try:
+            return client.login("alice", "wonderland")
+        except imaplib.IMAP4.error as refused:
+            if "UNAVAILABLE" not in str(refused) or time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        finally:
+            client.shutdown()
 
 
 def start_image(root, image, journal, upstream):
