@@ -3,6 +3,8 @@
 
 #[path = "../support/client.rs"]
 mod client;
+#[path = "../support/dashboard.rs"]
+mod dashboard;
 #[path = "../support/disk.rs"]
 mod disk;
 #[path = "../support/gateway.rs"]
@@ -31,6 +33,7 @@ mod one_stays;
 mod origin;
 mod pass_through;
 mod probe;
+mod prometheus;
 mod races;
 mod recovery;
 mod round_trips;

@@ -17,7 +17,8 @@ const START: Duration = Duration::from_secs(20);
 pub struct Gateway {
     /// Where clients connect.
     pub address: SocketAddr,
-    admin: SocketAddr,
+    /// Where it says how it is.
+    pub admin: SocketAddr,
     process: Process,
     folder: TempDir,
 }
@@ -109,14 +110,20 @@ impl Gateway {
     /// # Panics
     /// If there is none of that name.
     pub fn metric(&self, name: &str) -> f64 {
+        let page = self.metrics();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{page}"))
+    }
+
+    /// All that it counts, as a scraper gets it.
+    pub fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.admin).expect("the admin listener is open");
         stream.set_read_timeout(Some(START)).expect("a socket option");
         let request = "GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).expect("the connection takes octets");
-        let mut page = String::new();
-        stream.read_to_string(&mut page).expect("a page of text");
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{page}"))
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("a page of text");
+        answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
     }
 
     /// All that it has logged.
