@@ -61,8 +61,9 @@
 //!   a handshake and its end (RFC 9051 section 11.1).
 //! - A session's panic, garbage or overload ends that session and no other.
 //! - No thread that serves connections waits for a disk.
-//! - No log line, metric or error holds an octet that a peer sent, with one exception: where there is a
-//!   journal, the two mailboxes of a MOVE that may leave messages in both are named, escaped and cut.
+//! - No log line, metric or error holds an octet that a peer sent, with two exceptions, each escaped and cut: the
+//!   user, where the operator wants that, and where there is a journal, the two mailboxes of a MOVE that may leave
+//!   messages in both.
 
 pub mod admin;
 pub mod admission;
