@@ -1,8 +1,9 @@
 //! What the program does beside serving, without a connection to anybody: `check`, `config`, `completions`, `man`.
 
 use crate::config::{self, Config, Problem};
-use crate::proxy::{check_journal, listen};
+use crate::proxy::{bind_own, check_journal};
 use crate::shared::Current;
+use crate::systemd::Sockets;
 use clap::ArgMatches;
 use clap_complete::Shell;
 use std::fmt::Display;
@@ -44,11 +45,15 @@ fn check(config: Config) -> Result<String, Problem> {
         write_in(folder).map_err(|e| config.problem("journal", format!("a folder to write in: {e}")))?;
         ok("journal", &format_args!("{}, writable", folder.display()));
     }
+    let mut sockets = Sockets::inherited(config)?;
     for (name, address) in
         [("listen", config.listen), ("listen-tls", config.listen_tls), ("admin", config.admin)]
     {
-        if let Some(address) = address {
-            listen(config, name, address)?;
+        if sockets.take(name).is_some() {
+            ok(name, &"opened by systemd");
+        } else if let Some(address) = address {
+            // Bound only: nobody connects to what is closed again at once.
+            bind_own(config, name, address)?;
             ok(name, &format_args!("{address}, free"));
         }
     }

@@ -84,6 +84,7 @@ settings! {
     listen_tls: Listener = "", "Where clients connect with TLS from the first octet";
     tls_cert: Optional<PathBuf> = "" reloads, "PEM file of the certificate that clients see, followed by its chain";
     tls_key: Optional<PathBuf> = "" reloads, "PEM file of that certificate's private key";
+    reuse_port: bool = "false", "Another process of the same user may listen at the same addresses: one that takes over";
     require_tls: bool = "false", "No login without TLS on the client's side";
     admin: Listener = "127.0.0.1:9143", "Where /livez, /readyz, /metrics and /status are served";
     advertise_before_login: bool = "false", "Capability lists before login show MOVE too, once a login has shown that it works";
@@ -193,6 +194,19 @@ impl Config {
     fn checked(self) -> Result<Config, Problem> {
         let upstream_in_clear = self.upstream_tls() == Tls::Off;
         let has = |file: &Option<PathBuf>| file.is_some();
+        let own = [("listen", self.listen), ("listen-tls", self.listen_tls), ("admin", self.admin)];
+        let upstream = format!("{}:{}", self.upstream.host, self.upstream.port);
+        for (place, (name, address)) in own.iter().enumerate() {
+            let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+            if let Some((other, _)) = own[..place].iter().find(|(_, other)| *other == Some(address)) {
+                return Err(self.problem(name, format!("another address than {other} has")));
+            }
+            if upstream.parse() == Ok(address) {
+                return Err(
+                    self.problem("upstream", format!("another address than {name}, the gateway's own"))
+                );
+            }
+        }
         let contradictions = [
             (
                 self.upstream_tls.is_none() && !self.upstream.is_loopback(),

@@ -105,10 +105,19 @@ fn signals(flags: Option<ArgMatches>) -> mpsc::Receiver<Signal> {
     receiver
 }
 
-fn pass_on(kind: SignalKind, sender: mpsc::Sender<Signal>, message: impl Fn() -> Signal + Send + 'static) {
+fn pass_on(
+    kind: SignalKind,
+    sender: mpsc::Sender<Signal>,
+    message: impl Fn() -> Signal + Clone + Send + 'static,
+) {
     let mut stream = signal(kind).expect("SIGTERM, SIGINT and SIGHUP can be caught");
-    // The file of settings is small, and this task is nobody's session.
-    tokio::spawn(
-        async move { while stream.recv().await.is_some() && sender.send(message()).await.is_ok() {} },
-    );
+    tokio::spawn(async move {
+        while stream.recv().await.is_some() {
+            // It may read a file, and no thread that serves connections waits for a disk.
+            let Ok(message) = tokio::task::spawn_blocking(message.clone()).await else { return };
+            if sender.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
 }

@@ -36,9 +36,16 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A gateway whose addresses are bound and which has not begun to serve.
 pub struct Proxy {
     shared: Arc<Shared>,
-    plain: Option<TcpListener>,
-    tls: Option<TcpListener>,
-    admin: Option<TcpListener>,
+    plain: Option<Open>,
+    tls: Option<Open>,
+    admin: Option<Open>,
+}
+
+/// A socket to which clients can connect.
+struct Open {
+    listener: TcpListener,
+    /// systemd has it too.
+    inherited: bool,
 }
 
 impl Proxy {
@@ -53,17 +60,20 @@ impl Proxy {
         let admin = bind(config, &mut sockets, "admin", config.admin)?;
         let metrics = Arc::default();
         let journal = open_journal(config, &metrics)?;
+        let plain = open(config, "listen", plain)?;
+        let tls = open(config, "listen-tls", tls)?;
+        let admin = open(config, "admin", admin)?;
         Ok(Proxy { shared: Arc::new(Shared::new(current, journal, metrics)), plain, tls, admin })
     }
 
     /// Where clients connect in clear.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.plain.as_ref().and_then(|l| l.local_addr().ok())
+        self.plain.as_ref().and_then(|open| open.listener.local_addr().ok())
     }
 
     /// Where clients connect with TLS from the first octet.
     pub fn tls_address(&self) -> Option<SocketAddr> {
-        self.tls.as_ref().and_then(|l| l.local_addr().ok())
+        self.tls.as_ref().and_then(|open| open.listener.local_addr().ok())
     }
 
     /// Serves until the first [`Signal::Stop`], then drains. The second one, or the deadline, cuts the sessions that
@@ -71,18 +81,22 @@ impl Proxy {
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> usize {
         let Proxy { shared, plain, tls, admin } = self;
         let tasks = TaskTracker::new();
-        for (name, listener, implicit) in [("plain", plain, false), ("tls", tls, true)] {
-            if let Some(listener) = listener {
+        for (name, open, implicit) in [("plain", plain, false), ("tls", tls, true)] {
+            if let Some(open) = open {
                 let entrance = Entrance { name, implicit, shared: shared.clone(), tasks: tasks.clone() };
-                tasks.spawn(entrance.accept(listener));
+                tasks.spawn(entrance.accept(open));
             }
         }
-        if let Some(listener) = admin {
-            tokio::spawn(admin::serve(listener, shared.clone()));
+        if let Some(open) = admin {
+            tokio::spawn(admin::serve(open.listener, shared.clone()));
         }
         systemd::ready();
         while let Some(Signal::Reload(settings)) = signals.recv().await {
-            reload(&shared, settings).await;
+            // A disk that hangs does not keep the process.
+            tokio::select! {
+                () = reload(&shared, settings) => {}
+                () = stopped(&mut signals) => break,
+            }
         }
         systemd::stopping();
         let cut = drain(&shared, &tasks, signals).await;
@@ -105,37 +119,57 @@ fn open_journal(config: &Config, metrics: &Arc<Metrics>) -> Result<Option<Journa
     opened.map_err(|e| config.problem("journal", format!("a thread of the system's for it: {e}")))
 }
 
+/// A socket that has its address.
+enum Bound {
+    /// By systemd, which keeps it open: who connects while nobody accepts waits there.
+    BySystemd(TcpListener),
+    /// By us. Nobody can connect yet.
+    ByUs(TcpSocket),
+}
+
 /// systemd's socket for this setting, or one of our own.
 fn bind(
     config: &Config,
     sockets: &mut Sockets,
     name: &str,
     address: Option<SocketAddr>,
-) -> Result<Option<TcpListener>, Problem> {
-    let own = || address.map(|address| listen(config, name, address)).transpose();
-    let listener = match sockets.take(name) {
-        Some(socket) => Some(socket.map_err(|e| config.problem(name, format!("a usable socket: {e}")))?),
-        None => own()?,
-    };
-    if let Some(address) = listener.as_ref().and_then(|l| l.local_addr().ok()) {
-        tracing::info!(setting = name, %address, "listening");
+) -> Result<Option<Bound>, Problem> {
+    if let Some(socket) = sockets.take(name) {
+        let socket = socket.map_err(|e| config.problem(name, format!("a usable socket: {e}")))?;
+        return Ok(Some(Bound::BySystemd(socket)));
     }
-    Ok(listener)
+    let own = address.map(|address| bind_own(config, name, address)).transpose()?;
+    Ok(own.map(Bound::ByUs))
 }
 
 /// Binds the address of a setting.
-pub fn listen(config: &Config, name: &str, address: SocketAddr) -> Result<TcpListener, Problem> {
-    listener(address).map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))
+pub fn bind_own(config: &Config, name: &str, address: SocketAddr) -> Result<TcpSocket, Problem> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart need not wait for what is left of the last run's connections.
+        socket.set_reuseaddr(true)?;
+        // Nor, if the operator wants that, for the last run's end: both listen until that one has drained.
+        socket.set_reuseport(config.reuse_port)?;
+        socket.bind(address)?;
+        Ok::<_, io::Error>(socket)
+    };
+    bound().map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))
 }
 
-fn listener(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart need not wait for what is left of the last run's connections, nor for the last run's end: both listen
-    // until that one has drained.
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG as u32)
+/// From here on clients can connect: not before all else has succeeded, for closing a listener resets them.
+fn open(config: &Config, name: &str, bound: Option<Bound>) -> Result<Option<Open>, Problem> {
+    let (listener, inherited) = match bound {
+        None => return Ok(None),
+        Some(Bound::BySystemd(listener)) => (listener, true),
+        Some(Bound::ByUs(socket)) => {
+            let opened = socket.listen(BACKLOG as u32);
+            (opened.map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))?, false)
+        }
+    };
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(setting = name, %address, "listening");
+    }
+    Ok(Some(Open { listener, inherited }))
 }
 
 /// New settings, if they can be used: a bad file changes nothing.
@@ -193,7 +227,7 @@ async fn drain(shared: &Shared, tasks: &TaskTracker, mut signals: mpsc::Receiver
     cut
 }
 
-/// A second [`Signal::Stop`]. What else comes is too late.
+/// The next [`Signal::Stop`]. What else comes is too late.
 async fn stopped(signals: &mut mpsc::Receiver<Signal>) {
     while let Some(signal) = signals.recv().await {
         if matches!(signal, Signal::Stop) {
@@ -215,7 +249,8 @@ struct Entrance {
 
 impl Entrance {
     /// Accepts until the drain. Nothing else is awaited here: a slow client would keep the others out.
-    async fn accept(self, listener: TcpListener) {
+    async fn accept(self, open: Open) {
+        let Open { listener, inherited } = open;
         let mut phase = self.shared.phase.subscribe();
         loop {
             let accepted = tokio::select! {
@@ -233,7 +268,10 @@ impl Entrance {
                 }
             }
         }
-        self.accept_the_last(listener).await;
+        // Who connects to systemd's socket from now on waits there for the next process.
+        if !inherited {
+            self.accept_the_last(listener).await;
+        }
     }
 
     /// Whoever has begun to connect is served: closing the listener would reset the connection.

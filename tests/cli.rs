@@ -83,6 +83,8 @@ fn a_bad_flag_gets_one_line_that_says_which_what_and_what_was_expected() {
         (&["--move-timeout", "a\nb"], "move-timeout (flag --move-timeout): given \"a\\nb\", expected a duration"),
         (&["--drain-deadline", "20s"], "drain-deadline (flag --drain-deadline): given \"20s\", expected drain-deadline to be longer than move-timeout"),
         (&["--move-timeout", "60s"], "move-timeout (flag --move-timeout): given \"60s\", expected drain-deadline to be longer than move-timeout"),
+        (&["--admin", "127.0.0.1:1143"], "admin (flag --admin): given \"127.0.0.1:1143\", expected another address than listen has"),
+        (&["--listen", "127.0.0.1:9"], "upstream (flag --upstream): given \"127.0.0.1:9\", expected another address than listen, the gateway's own"),
         (&["--proxy-protocol", "on"], "proxy-protocol (flag --proxy-protocol): given \"on\", expected off or required"),
         (&["--proxy-protocol", "required"], "trusted-proxies: not given, expected networks, because proxy-protocol is required"),
         (&["--trusted-proxies", "10.0.0.0/8"], "trusted-proxies (flag --trusted-proxies): given \"10.0.0.0/8\", expected proxy-protocol to be required with it"),

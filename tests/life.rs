@@ -177,7 +177,7 @@ async fn another_process_takes_over_without_a_failed_login() {
     let upstream = Upstream::new().await;
     let address = upstream.address();
     agreeable(upstream);
-    let mut old = Program::start(address, &["--drain-grace", "300ms"]);
+    let mut old = Program::start(address, &["--drain-grace", "300ms", "--reuse-port"]);
     let new = old.another_there(address);
     let (stop, logins) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let mut clients = JoinSet::new();
@@ -221,6 +221,7 @@ async fn systemd_opens_the_sockets_and_is_told() {
     };
     let (listen, admin) = (socket(), socket());
     let at = listen.local_addr().expect("bound");
+    let kept = [&listen, &admin].map(|socket| socket.try_clone().expect("a second handle"));
     let variable = format!("NOTIFY_SOCKET={}", folder.path().join("notify").display());
     let mut program = Program::start_by_systemd(address, [listen, admin].map(OwnedFd::from), &variable);
     assert_eq!(next(), "READY=1\n");
@@ -234,6 +235,14 @@ async fn systemd_opens_the_sockets_and_is_told() {
     program.signal(Signal::TERM);
     assert_eq!(next(), "STOPPING=1\n");
     assert_eq!(program.ended().await.code(), Some(0));
+
+    // systemd has the sockets still, and gives them to the next one: who connects in between waits.
+    let early = TcpStream::connect(at);
+    let early = timeout(PATIENCE, early).await.expect("in time").expect("connects");
+    let again = Program::start_by_systemd(address, kept.map(OwnedFd::from), &variable);
+    assert_eq!(next(), "READY=1\n");
+    log_in(&mut Peer::plain(early)).await;
+    log_in(&mut again.connect().await).await;
 }
 
 fn socket() -> TcpListener {

@@ -70,7 +70,7 @@ impl Program {
 
     /// Another process at the same address.
     pub fn another_there(&self, upstream: SocketAddr) -> Program {
-        Program::start(upstream, &["--listen", &self.plain.to_string()])
+        Program::start(upstream, &["--listen", &self.plain.to_string(), "--reuse-port"])
     }
 
     fn run(mut command: Command, with_tls: bool) -> Program {
