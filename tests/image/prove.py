@@ -124,7 +124,9 @@ def move(port):
 def drain(process, client, admin):
     """An idle session gets BYE, and nothing is cut."""
     process.send_signal(signal.SIGTERM)
-    assert answer(admin, "/readyz") == 503
+    begun = time.monotonic()
+    while answer(admin, "/readyz") != 503:  # it may not have noticed yet
+        assert time.monotonic() - begun < PATIENCE
     farewell = client.file.readline()
     assert farewell.startswith(b"* BYE"), farewell
     code = process.wait(PATIENCE)
