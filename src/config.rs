@@ -115,6 +115,9 @@ impl Config {
 
     /// These settings with what SIGHUP may change taken from `new`, and the names of what differs there and needs a
     /// restart.
+    ///
+    /// # Errors
+    /// If the certificate is gone, too: sessions were offered STARTTLS.
     pub fn reloaded(&self, new: &Config) -> Result<(Config, Vec<String>), Problem> {
         let (mut given, mut others) = (self.given.clone(), Vec::new());
         for setting in TABLE {
@@ -127,6 +130,9 @@ impl Config {
                 }
                 (false, _) => {}
             }
+        }
+        if self.tls_cert.is_some() && new.tls_cert.is_none() {
+            return Err(new.problem("tls-cert", "a PEM file, as until now: only a restart does without it"));
         }
         Ok((Config::read(given)?.checked()?, others))
     }

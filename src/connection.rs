@@ -33,7 +33,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 const SPREAD: Duration = Duration::from_secs(3);
 /// or sooner: each adds so much to it.
 const EACH: Duration = Duration::from_millis(5);
-/// In a drain, a client that has not logged in may still do so in this time.
+/// In a drain, a client that has not logged in may still do so in this time; nor does a handshake get more.
 const LAST_LOGIN: Duration = Duration::from_secs(3);
 /// Octets taken by one read.
 const READ_SIZE: usize = 64 * 1024;
@@ -137,7 +137,7 @@ impl Connection {
         let Client { stream, origin, tls, place, .. } = client;
         let mut leg = Leg::plain(stream);
         if tls == Tls::Implicit {
-            place.unless_it_must_leave(handshake(&shared, Side::Client, &mut leg)).await?;
+            unless_over(&shared, &place, handshake(&shared, Side::Client, &mut leg)).await?;
         }
         let attempt = async {
             let begun = Instant::now();
@@ -146,7 +146,7 @@ impl Connection {
             shared.metrics.tried(&shared.metrics.upstream_connects, &[], &leg);
             leg
         };
-        let upstream = place.unless_it_must_leave(attempt).await;
+        let upstream = unless_over(&shared, &place, attempt).await;
         let mut settings = shared.current().config.session(tls);
         settings.introduction = shared.current().config.forward_client_id.then(|| origin.id());
         settings.advertise_before_login &= shared.strategy() == Some(Strategy::Copy);
@@ -344,6 +344,7 @@ impl Connection {
                     tracing::info!(%conn, user, ?result, removed = messages, "a MOVE that was cut short, taken up again");
                     self.wait.recovered(id, result);
                 }
+                Notice::NotIntroduced => self.shared.introduction_failed(),
                 Notice::Ended { reason } => self.note(reason.into()),
                 Notice::ProtocolError { side, breach } => {
                     tracing::debug!(conn = %Id(self.id), side = side_name(side), kind = breach.name(), "protocol error");
@@ -418,7 +419,7 @@ impl Connection {
 
     async fn upgrade(&mut self, side: Side) {
         let handshake = handshake(&self.shared, side, &mut self.legs[side as usize]);
-        match self.place.unless_it_must_leave(handshake).await {
+        match unless_over(&self.shared, &self.place, handshake).await {
             Ok(()) => self.session.secured(side),
             Err(reason) => self.lost(side, reason),
         }
@@ -446,6 +447,23 @@ async fn due(time: &mut Option<Pin<Box<Sleep>>>) {
     match time {
         Some(time) => time.await,
         None => std::future::pending().await,
+    }
+}
+
+/// What is awaited outside the loop: its result, or why it was abandoned. In a drain it has no longer than a login.
+async fn unless_over<T>(
+    shared: &Shared,
+    place: &Place,
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let mut phase = shared.phase.subscribe();
+    let over = async {
+        let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
+        let _ = timeout(LAST_LOGIN, phase.wait_for(|phase| *phase >= Phase::Stopping)).await;
+    };
+    tokio::select! {
+        done = place.unless_it_must_leave(work) => done,
+        () = over => Err("The gateway is shutting down".to_string()),
     }
 }
 

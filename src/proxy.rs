@@ -87,18 +87,22 @@ impl Proxy {
                 tasks.spawn(entrance.accept(open));
             }
         }
-        if let Some(open) = admin {
-            tokio::spawn(admin::serve(open.listener, shared.clone()));
-        }
+        let admin = admin.map(|open| tokio::spawn(admin::serve(open.listener, shared.clone())));
         systemd::ready();
-        while let Some(Signal::Reload(settings)) = signals.recv().await {
-            // A disk that hangs does not keep the process.
-            tokio::select! {
-                () = reload(&shared, settings) => {}
-                () = stopped(&mut signals) => break,
-            }
+        let mut signal = signals.recv().await;
+        while let Some(Signal::Reload(settings)) = signal {
+            signal = tokio::select! {
+                () = reload(&shared, settings) => signals.recv().await,
+                // Nor does a disk that hangs keep the process from what comes next.
+                next = signals.recv() => next,
+            };
         }
         systemd::stopping();
+        if let Some(admin) = admin.filter(|_| shared.current().config.reuse_port) {
+            // Who asks at a shared port learns of the one that takes over, if it is there.
+            admin.abort();
+            let _ = admin.await;
+        }
         let cut = drain(&shared, &tasks, signals).await;
         if let Some(journal) = &shared.journal {
             journal.close().await;
@@ -230,8 +234,9 @@ async fn drain(shared: &Shared, tasks: &TaskTracker, mut signals: mpsc::Receiver
 /// The next [`Signal::Stop`]. What else comes is too late.
 async fn stopped(signals: &mut mpsc::Receiver<Signal>) {
     while let Some(signal) = signals.recv().await {
-        if matches!(signal, Signal::Stop) {
-            return;
+        match signal {
+            Signal::Stop => return,
+            Signal::Reload(_) => tracing::warn!("not reloaded: the gateway is draining"),
         }
     }
     std::future::pending().await

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector};
 use crate::turns::Turns;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Once, PoisonError, RwLock};
 use tokio::sync::watch;
 
 /// Where the process is in its life. A session takes part in each change.
@@ -67,6 +67,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// What becomes of a MOVE here, as the last login has shown (CAP-2): a place in [`Strategy::ALL`], or behind them all.
     strategy: AtomicUsize,
+    /// The log has it that ID tells the upstream nothing.
+    not_introduced: Once,
     /// Watched by every session.
     pub phase: watch::Sender<Phase>,
 }
@@ -82,6 +84,7 @@ impl Shared {
             turns: Arc::default(),
             metrics,
             strategy: AtomicUsize::new(Strategy::ALL.len()),
+            not_introduced: Once::new(),
             phase: watch::Sender::new(Phase::Running),
         }
     }
@@ -94,6 +97,16 @@ impl Shared {
     /// A login has shown it.
     pub fn learn(&self, strategy: Strategy) {
         self.strategy.store(strategy as usize, Ordering::Relaxed);
+    }
+
+    /// The upstream could not be told by ID where a client comes from: the log says so once.
+    pub fn introduction_failed(&self) {
+        self.not_introduced.call_once(|| {
+            tracing::warn!(
+                "forward-client-id has no effect: the upstream does not list ID in its greeting; \
+                 it takes the gateway for the client"
+            );
+        });
     }
 
     /// Settings and certificates, as they are now.

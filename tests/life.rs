@@ -8,10 +8,11 @@ mod program;
 use peer::{Authority, PATIENCE, Peer, Trust, Upstream};
 use program::Program;
 use rustix::process::Signal;
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tempfile::TempDir;
@@ -130,6 +131,63 @@ async fn a_new_certificate_without_dropping_a_session() {
     one_more.until("* BYE [UNAVAILABLE] Too many connections").await;
 }
 
+/// Who was offered STARTTLS can still have it: to do without a certificate needs a restart.
+#[tokio::test]
+async fn a_certificate_is_not_taken_away_by_a_reload() {
+    let (authority, files) = (Authority::new(), Files::new());
+    files.show(&authority);
+    files.settings("");
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let program = Program::start(address, &["--config", &files.path("settings.toml")]);
+    let mut client = program.connect().await;
+    assert!(client.line().await.contains("STARTTLS"));
+    files.write("settings.toml", "");
+    program.signal(Signal::HUP);
+    program.until_metric("config_last_reload_successful", |value| value == 0).await;
+    program.until_logged("tls-cert: not given, expected a PEM file, as until now: only a restart").await;
+    client.send("a STARTTLS\r\n").await;
+    client.until("a OK ").await;
+    is_answered(&mut client.into_tls_client(&Trust::of(&authority)).await.expect("a handshake")).await;
+}
+
+/// A reload that waits for a disk keeps neither the next one nor the end.
+#[tokio::test]
+async fn a_reload_that_hangs_makes_way() {
+    let files = Files::new();
+    let upstream = Upstream::new().await;
+    files.write("settings.toml", "max-line = 600\n");
+    let mut program = Program::start(upstream.address(), &["--config", &files.path("settings.toml")]);
+    let pipe = files.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    files.write("settings.toml", format!("tls-cert = {pipe:?}\ntls-key = {pipe:?}\n"));
+    program.signal(Signal::HUP);
+    // It can be opened once somebody reads from it.
+    let open = move || File::options().write(true).open(pipe).expect("opens");
+    let opened = tokio::task::spawn_blocking(open);
+    let _hangs = timeout(PATIENCE, opened).await.expect("is read").expect("no panic");
+    files.write("settings.toml", "log-user = \"none\"\n");
+    program.signal(Signal::HUP);
+    program.until_logged("settings and certificates reloaded need_a_restart=\"log-user\"").await;
+    program.signal(Signal::TERM);
+    assert_eq!(program.ended().await.code(), Some(0));
+}
+
+/// Else an operator looks for what cannot be seen.
+#[tokio::test]
+async fn a_server_that_cannot_be_told_where_clients_come_from_is_named_once() {
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let program = Program::start(address, &["--forward-client-id"]);
+    for _ in 0..2 {
+        log_in(&mut program.connect().await).await;
+    }
+    program.until_logged("forward-client-id has no effect").await;
+    assert_eq!(program.logged().matches("forward-client-id").count(), 1, "{}", program.logged());
+}
+
 /// In each line about a session its user is named as the operator wants it.
 #[tokio::test]
 async fn users_in_the_log() {
@@ -166,9 +224,52 @@ async fn the_grace_of_a_drain() {
     assert!(program.page("/livez").await.starts_with("HTTP/1.1 200 "));
     log_in(&mut program.connect().await).await;
     is_answered(&mut before).await;
+    program.signal(Signal::HUP);
+    program.until_logged("not reloaded: the gateway is draining").await;
     program.signal(Signal::TERM);
     before.until("* BYE ").await;
     assert_eq!(program.ended().await.code(), Some(1), "a session was cut");
+}
+
+/// Who says nothing where a handshake is due has no longer than who does not log in.
+#[tokio::test]
+async fn a_silent_handshake_does_not_hold_a_drain() {
+    let (authority, files) = (Authority::new(), Files::new());
+    files.show(&authority);
+    files.settings("");
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let file = files.path("settings.toml");
+    let mut program = Program::start(address, &["--config", &file, "--listen-tls", "127.0.0.1:0"]);
+    let _implicit = program.connect_raw_tls().await;
+    let mut starttls = program.connect().await;
+    starttls.until("* OK ").await;
+    starttls.send("a STARTTLS\r\n").await;
+    starttls.until("a OK ").await;
+    program.until_metric("connections_active", |value| value == 2).await;
+    program.signal(Signal::TERM);
+    assert_eq!(program.ended().await.code(), Some(0), "nobody was cut");
+    program.until_logged("session ended").await;
+    let log = program.logged();
+    assert_eq!(log.matches("The gateway is shutting down").count(), 2, "{log}");
+}
+
+/// Whoever asks at an admin port that two processes share learns of the one that stays.
+#[tokio::test]
+async fn the_process_that_leaves_gives_up_a_shared_admin_port() {
+    let upstream = Upstream::new().await;
+    let address = upstream.address();
+    agreeable(upstream);
+    let old = Program::start(address, &["--drain-grace", "1h", "--reuse-port"]);
+    let new = Program::start(address, &["--reuse-port", "--admin", &old.admin().to_string()]);
+    log_in(&mut new.connect().await).await;
+    old.signal(Signal::TERM);
+    old.until_logged("draining").await;
+    for _ in 0..50 {
+        assert_eq!(new.metric("connections_total{listener=\"plain\"}").await, 1);
+        assert_eq!(new.metric("draining").await, 0);
+    }
 }
 
 /// A rolling restart on one host: both listen, then the old one leaves; no login fails.

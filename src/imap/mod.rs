@@ -122,6 +122,8 @@ pub enum Notice {
         /// `login`, or the name of the SASL mechanism in [`SASL`].
         mechanism: &'static str,
     },
+    /// The upstream does not list ID before the login, so it was not told [`Settings::introduction`].
+    NotIntroduced,
     /// After a login the upstream's list showed what becomes of a MOVE.
     Strategy(Strategy),
     /// A command of the client's was passed on, carried out or refused.

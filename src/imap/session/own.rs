@@ -94,8 +94,13 @@ impl Session {
 
     /// The client's greeting, behind the client's introduction.
     fn greet(&mut self, line: Vec<u8>) {
-        let introduction = self.settings.introduction.take().filter(|_| self.capabilities.id);
-        let Some(parameters) = introduction else { return self.emit(Side::Client, &line) };
+        let Some(parameters) = self.settings.introduction.take() else {
+            return self.emit(Side::Client, &line);
+        };
+        if !self.capabilities.id {
+            self.notices.push_back(Notice::NotIntroduced);
+            return self.emit(Side::Client, &line);
+        }
         self.phase = Phase::Preamble;
         self.work = Some(Work::Introduce { held: line });
         self.send(vec![OwnCommand::new(Purpose::Introduce, format!("ID ({parameters})"))]);
