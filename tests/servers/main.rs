@@ -40,6 +40,7 @@ mod round_trips;
 mod soak;
 mod storm;
 mod tls;
+mod tutorial;
 mod undo;
 
 use client::Client;

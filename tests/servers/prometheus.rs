@@ -11,30 +11,32 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use tempfile::TempDir;
 
-/// A running Prometheus. It ends when this goes out of scope.
-struct Prometheus {
+/// A running Prometheus.
+pub struct Prometheus {
     address: SocketAddr,
     begun: u64,
-    _process: Process,
-    folder: TempDir,
+    log: PathBuf,
 }
 
 impl Prometheus {
-    /// Starts it and waits until it has scraped `target`.
-    fn start(target: SocketAddr) -> Prometheus {
-        let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
+    /// Starts it in a folder and waits until it has scraped `target`. It ends with the process.
+    fn start(folder: &Path, target: SocketAddr) -> (Process, Prometheus) {
         let address = free_address();
         let mut command = Command::new("bash");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/servers/prometheus.sh"));
-        command.arg(folder.path()).arg(address.port().to_string()).arg(target.to_string());
-        let process = Process::start(command, &folder.path().join("server.log"));
-        let prometheus = Prometheus { address, begun: now(), _process: process, folder };
+        command.arg(folder).arg(address.port().to_string()).arg(target.to_string());
+        let log = folder.join("server.log");
+        (Process::start(command, &log), Prometheus::running_at(address, log))
+    }
+
+    /// One that was started there, and writes to this log, once it has scraped its target.
+    pub fn running_at(address: SocketAddr, log: PathBuf) -> Prometheus {
+        let prometheus = Prometheus { address, begun: now(), log };
         prometheus.until("a first scrape", || prometheus.value("up").filter(|up| *up == 1.0));
         prometheus
     }
@@ -100,19 +102,9 @@ impl Prometheus {
             if let Some(found) = find() {
                 return found;
             }
-            let log = || tail(&self.folder.path().join("server.log"));
-            assert!(begun.elapsed() < PATIENCE, "no {what}; the tail of Prometheus's log:\n{}", log());
+            assert!(begun.elapsed() < PATIENCE, "no {what}; the tail of its log:\n{}", tail(&self.log));
             sleep(5 * POLL);
         }
-    }
-
-    /// `promtool`, which must have nothing to complain about.
-    fn promtool(&self, arguments: &[&str], input: Stdio) {
-        let mut promtool = Command::new(self.folder.path().join("promtool"));
-        promtool.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/grafana")).stdin(input);
-        let output = promtool.output().expect("it is there when Prometheus runs");
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
     }
 }
 
@@ -162,7 +154,8 @@ fn dashboard_and_alerts_find_what_they_ask_for() {
         ("--journal", journal.path().to_str().expect("text")),
     ];
     let gateway = Gateway::start_with(server.address, &settings);
-    let prometheus = Prometheus::start(gateway.admin);
+    let folder = tempfile::Builder::new().prefix("imapmove-").tempdir().expect("a temporary folder");
+    let (_process, prometheus) = Prometheus::start(folder.path(), gateway.admin);
     let [moved, refused, logins, bad_logins, handshakes] = prometheus.until("counts", || counts(&prometheus));
 
     seed(&server, 6);
@@ -174,7 +167,7 @@ fn dashboard_and_alerts_find_what_they_ask_for() {
     prometheus.until(&format!("counts {now:?}"), || counts(&prometheus).filter(|counts| *counts == now));
     check_dashboard(&prometheus);
     check_alerts(&prometheus);
-    check_with_promtool(&prometheus, &gateway);
+    check_with_promtool(folder.path(), &gateway);
 }
 
 /// MOVEs, refused MOVEs, logins, refused logins, clients in TLS.
@@ -189,7 +182,8 @@ fn counts(prometheus: &Prometheus) -> Option<[f64; 5]> {
     ])
 }
 
-fn check_dashboard(prometheus: &Prometheus) {
+/// Each query of the dashboard finds something.
+pub fn check_dashboard(prometheus: &Prometheus) {
     for variable in variables().iter().filter(|variable| variable["type"] == "query") {
         let query = filled(variable["query"]["query"].as_str().expect("a query"));
         let arguments = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
@@ -206,7 +200,8 @@ fn check_dashboard(prometheus: &Prometheus) {
     }
 }
 
-fn check_alerts(prometheus: &Prometheus) {
+/// Each alert can be evaluated, and each metric in it is there.
+pub fn check_alerts(prometheus: &Prometheus) {
     let alerts = prometheus.alerts();
     assert!(alerts.len() > 10, "{alerts:?}");
     for alert in &alerts {
@@ -217,12 +212,21 @@ fn check_alerts(prometheus: &Prometheus) {
     }
 }
 
-fn check_with_promtool(prometheus: &Prometheus, gateway: &Gateway) {
-    let page = prometheus.folder.path().join("metrics");
+fn check_with_promtool(folder: &Path, gateway: &Gateway) {
+    let page = folder.join("metrics");
     std::fs::write(&page, gateway.metrics()).expect("writes");
-    prometheus.promtool(&["check", "metrics"], open(&page));
-    prometheus.promtool(&["check", "rules", "alerts.yaml"], Stdio::null());
-    prometheus.promtool(&["test", "rules", "alerts.test.yaml"], Stdio::null());
+    promtool(folder, &["check", "metrics"], open(&page));
+    promtool(folder, &["check", "rules", "alerts.yaml"], Stdio::null());
+    promtool(folder, &["test", "rules", "alerts.test.yaml"], Stdio::null());
+}
+
+/// `promtool`, which must have nothing to complain about.
+fn promtool(folder: &Path, arguments: &[&str], input: Stdio) {
+    let mut promtool = Command::new(folder.join("promtool"));
+    promtool.args(arguments).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/grafana")).stdin(input);
+    let output = promtool.output().expect("it is there when Prometheus runs");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
 }
 
 fn open(path: &Path) -> Stdio {
