@@ -75,10 +75,15 @@ enum Kind {
     Answered,
     Move,
     Idle,
+    /// Is answered at its first `{n+}`; both legs close if something went upstream.
+    Refused,
 }
 
-fn kind(body: &CommandBody) -> Kind {
+fn kind(body: &CommandBody, fragments: &[Fragment]) -> Kind {
+    let at_once = |f: &Fragment| matches!(f, Fragment::Literal { mode: LiteralMode::NonSync, .. });
     match body {
+        // The user has logged in: Dovecot would skip the line and carry out the literal.
+        CommandBody::Login { .. } if fragments.iter().any(at_once) => Kind::Refused,
         CommandBody::Move { .. } => Kind::Move,
         CommandBody::Idle => Kind::Idle,
         CommandBody::Compress { .. } => Kind::Answered,
@@ -116,7 +121,7 @@ fn check_command(command: &Command, what: &str) -> bool {
     if !accepted || tag == "zz" {
         return false;
     }
-    if let Err(why) = command_agrees(&tag, kind(&command.body), &fragments) {
+    if let Err(why) = command_agrees(&tag, kind(&command.body, &fragments), &fragments) {
         panic!("{what}: {why}\n{}\n{command:?}", shown(&whole));
     }
     true
@@ -153,6 +158,14 @@ fn command_agrees(tag: &str, kind: Kind, fragments: &[Fragment]) -> Result<(), S
     match kind {
         Kind::Move => is_translated(&upstream, tag, &mut played),
         Kind::Answered => expect("upstream", &upstream, b""),
+        Kind::Refused => {
+            expect("upstream", &upstream, &whole[..upstream.len()]).and_then(|()| {
+                match upstream.len() < whole.len() {
+                    true => Ok(()),
+                    false => Err("all of it went upstream".into()),
+                }
+            })
+        }
         Kind::State => expect("upstream", &upstream, &whole),
         Kind::Plain => {
             expect("upstream", &upstream, &whole)?;

@@ -3,6 +3,7 @@
 //! It may import `std`, `bytes`, `nom` and `memchr`, and nothing else: no socket, no clock, no logging.
 //! Time, finished TLS handshakes and lost connections come in as events of [`Session`].
 
+mod arguments;
 mod capability;
 mod command;
 mod grammar;

@@ -126,8 +126,6 @@ pub struct Announced {
     pub octets: Option<u64>,
     /// `{n}`: the octets follow only after a continuation. `{n+}`: at once.
     pub synchronising: bool,
-    /// It stands by itself, after SP or `(`, so that no server reads it as part of an atom.
-    pub is_token: bool,
 }
 
 /// The literal that a line announces, if its end looks like `{n}`, `{n+}` or `~{n}`.
@@ -140,40 +138,11 @@ pub fn announced(line: &[u8]) -> Option<Announced> {
     let digits = text.iter().rev().take(LINE_END).take_while(|c| c.is_ascii_digit()).count();
     let (before, number) = text.split_at(text.len() - digits);
     if digits > 20 {
-        return Some(Announced { octets: None, synchronising, is_token: false });
+        return Some(Announced { octets: None, synchronising });
     }
-    let before = before.strip_suffix(b"{")?;
-    let before = before.strip_suffix(b"~").unwrap_or(before);
-    let is_token = matches!(before.last(), Some(b' ' | b'('));
+    before.strip_suffix(b"{")?;
     let octets = std::str::from_utf8(number).ok()?.parse().ok();
-    (digits > 0).then_some(Announced { octets, synchronising, is_token })
-}
-
-/// Whether a line, read from its beginning, stands inside a quoted string: then `{n+}` at its end may be text to one
-/// reader and a literal to another.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quotes {
-    open: bool,
-    escaped: bool,
-}
-
-impl Quotes {
-    /// The next octets of the line.
-    pub fn read(&mut self, text: &[u8]) {
-        for c in text {
-            match (self.open, self.escaped, c) {
-                (true, true, _) => self.escaped = false,
-                (true, false, b'\\') => self.escaped = true,
-                (_, _, b'"') => self.open = !self.open,
-                _ => {}
-            }
-        }
-    }
-
-    /// Whether a quoted string has begun and not ended.
-    pub fn are_open(self) -> bool {
-        self.open
-    }
+    (digits > 0).then_some(Announced { octets, synchronising })
 }
 
 /// The line without its CR LF or bare LF.
@@ -187,7 +156,7 @@ mod tests {
     use super::*;
 
     fn literal(octets: u64, synchronising: bool) -> Option<Announced> {
-        Some(Announced { octets: Some(octets), synchronising, is_token: true })
+        Some(Announced { octets: Some(octets), synchronising })
     }
 
     #[test]
@@ -197,7 +166,6 @@ mod tests {
         assert_eq!(announced(b"a NOOP {12} \r\n"), None);
         assert_eq!(announced(b"a NOOP {}\r\n"), None);
         assert_eq!(announced(b"a NOOP 12}\r\n"), None);
-        assert!(!announced(b"a SEARCH x{5+}\r\n").unwrap().is_token);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::server::Kind;
 use crate::{check_untouched, on_servers, selected};
+use std::net::SocketAddr;
 
 on_servers!(malformed_moves_are_bad: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
 on_servers!(move_without_a_selected_mailbox_is_bad: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
@@ -12,6 +13,7 @@ on_servers!(missing_rights_are_found_before_the_copy: dovecot DOVECOT_ACL);
 on_servers!(a_full_target_is_the_servers_own_refusal: dovecot DOVECOT_QUOTA, courier COURIER_QUOTA);
 
 on_servers!(lines_that_are_no_commands_never_reach_the_server: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(nothing_hides_in_a_literal_that_the_server_takes_for_a_command: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
 on_servers!(garbage_before_login_harms_nobody: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
 
 /// MOVE-2.
@@ -144,4 +146,41 @@ fn garbage_before_login_harms_nobody(kind: Kind) {
     client.ok(&format!("UID MOVE 1 {}", kind.mailbox("Target")));
     assert_eq!(client.view.0.len(), 2, "the others still move mail");
     crate::check_no_move(&route);
+}
+
+/// WIRE-1: `{n+}` behind a line that the server skips. Dovecot would log the stranger in, past `require-tls`.
+fn nothing_hides_in_a_literal_that_the_server_takes_for_a_command(kind: Kind) {
+    let (route, mut client) = selected(kind, 3);
+    let direct = said_to_hidden(route.server.address, b"NOOP ) ");
+    assert_eq!(direct.contains("hidden OK"), kind != Kind::CYRUS, "without the gateway: {direct}");
+    let words = [
+        "NOOP", "LOGIN", "ID", "XYZZY", "alice", "(", "((", ")", "()", "\"x\"", "\"\\x\"", "\t", "~", "{3}",
+        "{0+}\r\n",
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..100 {
+        let verb = words[random.usize(..4)];
+        let mut head = verb.as_bytes().to_vec();
+        for _ in 0..random.usize(..4) {
+            head.extend(if random.bool() { &b" "[..] } else { b"" });
+            head.extend_from_slice(words[random.usize(..words.len())].as_bytes());
+            head.extend(random.bool().then_some(0x80 + random.u8(..0x80)).filter(|_| round % 5 == 0));
+        }
+        head.extend(if random.u8(..4) > 0 { &b" "[..] } else { b"" });
+        let said = said_to_hidden(route.gateway.address, &head);
+        assert!(
+            !said.contains("hidden "),
+            "the server took the literal for a command: {} {said}",
+            head.escape_ascii()
+        );
+    }
+    check_untouched(&route, &mut client, 3);
+}
+
+/// What comes of a line that has a LOGIN in the literal at its end.
+fn said_to_hidden(address: SocketAddr, head: &[u8]) -> String {
+    let mut stranger = Client::connect(address);
+    stranger.send([b"a ", head, b"{31+}\r\nhidden LOGIN alice wonderland\r\n\r\nb LOGOUT\r\n"].concat());
+    stranger.half_close();
+    String::from_utf8_lossy(&stranger.rest()).into_owned()
 }

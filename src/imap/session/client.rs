@@ -1,11 +1,12 @@
 //! What the client sends: commands cut out, checked and passed on; MOVE kept (WIRE-1, WIRE-3 to WIRE-7).
 
 use super::{BAD_IN_A_ROW, Kind, LONGEST_TAG, PIPELINED, Pending, Phase, Session, UNDERSTOOD};
+use crate::imap::arguments::Arguments;
 use crate::imap::capability;
 use crate::imap::command::{Form, Tag};
 use crate::imap::grammar;
 use crate::imap::identity::{self, SASL, Who};
-use crate::imap::scan::{Announced, Piece, Quotes, announced, without_line_end};
+use crate::imap::scan::{Announced, Piece, announced, without_line_end};
 use crate::imap::selected::Selected;
 use crate::imap::{Breach, Limit, Notice, Side, Tls, Verb};
 
@@ -116,10 +117,7 @@ impl Session {
 
     fn client_piece(&mut self, piece: Piece<'_>) -> Flow {
         match piece {
-            Piece::Octets(octets) => {
-                self.quotes = Quotes::default();
-                self.client_octets(octets);
-            }
+            Piece::Octets(octets) => self.client_octets(octets),
             Piece::Line(line) if matches!(self.mode, Mode::Command) => {
                 return self.command_line(line, announced(line), true);
             }
@@ -150,8 +148,9 @@ impl Session {
     /// A line, or the first octets of a very long one, where a command must begin.
     fn command_line(&mut self, line: &[u8], literal: Option<Announced>, whole: bool) -> Flow {
         let text = if whole { without_line_end(line) } else { line };
-        self.quotes = Quotes::default();
-        self.quotes.read(text);
+        if literal.is_some() || !whole {
+            self.arguments = self.arguments_of(text);
+        }
         self.count_command(text, literal);
         let order = match self.check_line(text, literal) {
             Err(why) => Order::Refuse(why),
@@ -215,10 +214,23 @@ impl Session {
         }
     }
 
+    fn arguments_of(&self, text: &[u8]) -> Arguments {
+        let verb = grammar::command_head(text).map(|(_, verb, _)| verb.to_ascii_uppercase());
+        let mut arguments = Arguments::of(&verb.unwrap_or_default(), !self.authenticated);
+        arguments.read(text);
+        arguments
+    }
+
     /// `{n+}` needs an upstream that allows it, and must read as a literal to everybody.
     pub(super) fn literal_allowed(&self, literal: &Announced) -> bool {
         let allowed = literal.octets.is_some_and(|n| self.capabilities.allows_non_synchronising(n));
-        literal.synchronising || (allowed && literal.is_token && !self.quotes.are_open())
+        literal.synchronising || (allowed && self.arguments.take_literal())
+    }
+
+    /// The client's next octets are a literal's.
+    pub(super) fn expect_literal(&mut self, octets: u64) {
+        self.scanner[Side::Client as usize].expect(octets);
+        self.arguments.behind_literal();
     }
 
     fn order(&self, text: &[u8], whole: bool) -> Order {
@@ -379,7 +391,7 @@ impl Session {
             Mode::Passing { tag, tee } if synchronising => self.mode = Mode::Announced { tag, tee, octets },
             mode => {
                 self.mode = mode;
-                self.scanner[Side::Client as usize].expect(octets);
+                self.expect_literal(octets);
             }
         }
     }
@@ -402,7 +414,7 @@ impl Session {
             return self.end_client_error("A command line must not hold NUL or a bare CR");
         }
         self.learn_user();
-        self.quotes.read(text);
+        self.arguments.read(text);
         self.count_more(text, literal);
         if self.is_too_much_before_login() {
             self.met(Limit::LineBeforeLogin);
@@ -492,7 +504,7 @@ impl Session {
     pub(super) fn client_may_go_on(&mut self) {
         match std::mem::replace(&mut self.mode, Mode::Command) {
             Mode::Announced { tag, tee, octets } => {
-                self.scanner[Side::Client as usize].expect(octets);
+                self.expect_literal(octets);
                 self.mode = Mode::Passing { tag, tee };
             }
             Mode::Idle { tag, .. } => self.mode = Mode::Idle { tag, ready: true },

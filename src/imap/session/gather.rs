@@ -2,9 +2,9 @@
 
 use super::client::{Flow, Mode, is_clean};
 use super::{Session, UNDERSTOOD};
+use crate::imap::Limit;
 use crate::imap::command::{Form, MoveCommand, Tag};
 use crate::imap::scan::{Announced, without_line_end};
-use crate::imap::{Limit, Side};
 
 impl Session {
     pub(super) fn gathered_line(&mut self, line: &[u8], literal: Option<Announced>, end: bool) {
@@ -14,7 +14,7 @@ impl Session {
         };
         let text = without_line_end(line);
         arguments.extend_from_slice(text);
-        self.quotes.read(text);
+        self.arguments.read(text);
         let fits = end && arguments.len() <= UNDERSTOOD;
         if !fits {
             self.met(Limit::Understood);
@@ -55,7 +55,7 @@ impl Session {
             self.say(b"+ Ready for the mailbox name\r\n");
         }
         arguments.extend_from_slice(b"\r\n");
-        self.scanner[Side::Client as usize].expect(octets);
+        self.expect_literal(octets);
         self.mode = Mode::Gathering { tag, form, arguments };
     }
 }

@@ -9,11 +9,12 @@ mod own;
 mod recover;
 mod upstream;
 
+use super::arguments::Arguments;
 use super::capability::{Capabilities, Leg};
 use super::command::Tag;
 use super::identity::Who;
 use super::own_command::Flight;
-use super::scan::{Quotes, Scanner};
+use super::scan::Scanner;
 use super::selected::Selected;
 use super::{Breach, Notice, Owner, Settings, Side, Tls, Unfinished};
 use bytes::{Buf, BytesMut};
@@ -123,8 +124,8 @@ pub struct Session {
     notices: VecDeque<Notice>,
 
     mode: Mode,
-    /// Whether the client's line is inside a quoted string.
-    quotes: Quotes,
+    /// How the client's command stands so far.
+    arguments: Arguments,
     bad_in_a_row: usize,
     /// Octets of the client's command in progress, its literals as announced.
     spoken: u64,
@@ -203,7 +204,7 @@ impl Session {
             scanner: Default::default(),
             notices: VecDeque::new(),
             mode: Mode::Command,
-            quotes: Quotes::default(),
+            arguments: Arguments::default(),
             bad_in_a_row: 0,
             spoken: 0,
             held: true,
