@@ -3,13 +3,15 @@
 //!
 //! ```text
 //!   EXAMINE target ─> FETCH copies ─> SELECT source ─> FETCH messages ─> UID STORE ─> UID EXPUNGE ─> UID SEARCH
-//!        └ any check that fails, or no time left: nothing more is touched ─> EXAMINE again ─> UID SEARCH ─> CLOSE
+//!        └ any check that fails, or no time left: nothing more is touched ─> EXAMINE again ─> UID SEARCH ─> FETCH ─> CLOSE
 //! ```
 //!
 //! It runs before a SELECT of the same user's, while nothing is selected, and leaves nothing selected behind. A message
 //! is removed from the source only if its copy is in the target, not flagged as deleted there, and looks the same: the
 //! user may have changed or removed either since. What was not found in the source is searched for once more when that is
-//! opened again: Courier leaves out a message whose flags another session changes while the mailbox is opened.
+//! opened again: Courier leaves out a message whose flags another session changes while the mailbox is opened, and gives
+//! it another UID the next time. That session may be the dead one, whose STORE the server still carries out. So a message
+//! behind them that is flagged as deleted and looks like a copy makes the MOVE one to be reported.
 
 use super::Recovered;
 use super::Unfinished;
@@ -22,7 +24,7 @@ use super::response::{Status, Untagged};
 use super::searched::Searched;
 use super::selected::{Opened, ReadOnly};
 use super::sequence::UidSet;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A MOVE of more messages than that is not finished by a later session: what they look like is kept in memory.
@@ -60,8 +62,15 @@ struct Job {
     source_validity: u32,
     target: Mailbox,
     pairs: Pairs,
-    /// Not found in the source.
-    missing: Option<UidSet>,
+    missing: Option<Missing>,
+}
+
+/// What was not found in the source.
+#[derive(Debug)]
+struct Missing {
+    uids: UidSet,
+    /// What the copies hold, by which a message is known again that has another UID now.
+    contents: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -82,8 +91,10 @@ enum Step {
     Check { doubled: Copied, others: bool, searched: Searched },
     /// EXAMINE of the mailbox that is selected, so that CLOSE removes nothing.
     Examine { opened: Opened, ending: Ending },
-    /// `UID SEARCH`: is what was missing still missing?
-    LookAgain { missing: UidSet, searched: Searched, read_only: ReadOnly, ending: Ending },
+    /// `UID SEARCH`: is what was missing still missing? And what behind it is flagged as deleted?
+    LookAgain { missing: Missing, searched: Searched, read_only: ReadOnly, ending: Ending },
+    /// What that looks like: is it what was missing?
+    Flagged { contents: HashSet<u64>, flagged: Looks, read_only: ReadOnly, ending: Ending },
     /// CLOSE.
     Close { closed: bool, ending: Ending },
 }
@@ -135,9 +146,12 @@ impl Recovery {
             (Step::Target(opened), data) => {
                 opened.may_be_of_the_one_before(data);
             }
-            (Step::Copies(looks) | Step::Messages { messages: looks, .. }, Untagged::Fetch(_, items)) => {
-                looks.see(items);
-            }
+            (
+                Step::Copies(looks)
+                | Step::Messages { messages: looks, .. }
+                | Step::Flagged { flagged: looks, .. },
+                Untagged::Fetch(_, items),
+            ) => looks.see(items),
             (Step::Check { searched, .. } | Step::LookAgain { searched, .. }, Untagged::Search(numbers)) => {
                 searched.data(numbers);
             }
@@ -152,7 +166,9 @@ impl Recovery {
             Step::Target(opened) | Step::Source { opened, .. } | Step::Examine { opened, .. } => {
                 opened.answered(status);
             }
-            Step::Copies(looks) | Step::Messages { messages: looks, .. } => looks.whole &= status.is_ok(),
+            Step::Copies(looks)
+            | Step::Messages { messages: looks, .. }
+            | Step::Flagged { flagged: looks, .. } => looks.whole &= status.is_ok(),
             Step::Check { searched, .. } | Step::LookAgain { searched, .. } => searched.answered(status),
             Step::Close { closed, .. } => *closed = status.is_ok(),
             // A refused STORE or EXPUNGE shows in the search behind it.
@@ -206,10 +222,23 @@ impl Recovery {
                 Some(read_only) => job.look_again(read_only, ending, late),
                 None => Next::Finish(Ending { unsafe_to_go_on: true, ..ending }),
             },
-            Step::LookAgain { missing, searched, read_only, ending } => match searched.there(&missing) {
-                Some(_) => job.close(read_only, Ending { result: Recovered::Later, ..ending }),
-                None => job.close(read_only, ending),
-            },
+            Step::LookAgain { missing, searched, read_only, ending } => {
+                match (searched.there(&missing.uids), searched.certainly()) {
+                    (None, None) => job.close(read_only, ending),
+                    (None, Some(flagged)) if !late => {
+                        job.look_at_flagged(missing.contents, flagged, read_only, ending)
+                    }
+                    _ => job.close(read_only, Ending { result: Recovered::Later, ..ending }),
+                }
+            }
+            Step::Flagged { contents, flagged, read_only, ending } => {
+                let result = match flagged.may_hold(&contents) {
+                    true => Recovered::Stale,
+                    false if flagged.whole => ending.result,
+                    false => Recovered::Later,
+                };
+                job.close(read_only, Ending { result, ..ending })
+            }
             Step::Close { closed, ending } => Next::Finish(Ending { unsafe_to_go_on: !closed, ..ending }),
         }
     }
@@ -250,14 +279,14 @@ impl Job {
         let alike = |message: u32, copy: u32| match (messages.seen.get(&message), copies.seen.get(&copy)) {
             (
                 Some(Look::Steady { digest: message, .. }),
-                Some(Look::Steady { digest: copy, deleted: false }),
+                Some(Look::Steady { digest: copy, deleted: false, .. }),
             ) => message == copy,
             _ => false,
         };
         let doubled = Copied::compared(&self.pairs, alike);
         let known = doubled.as_ref().map_or(0, |doubled| doubled.uids().count());
         let others = known < messages.seen.len() as u64;
-        self.missing = messages.missing();
+        self.missing = messages.missing().map(|uids| Missing { uids, contents: copies.contents() });
         match doubled {
             Some(doubled) => {
                 let flight = self.writer.store(&doubled);
@@ -273,12 +302,33 @@ impl Job {
         match self.missing.take().filter(|_| ending.result == Recovered::Finished) {
             Some(_) if late => self.close(read_only, Ending { result: Recovered::Later, ..ending }),
             Some(missing) => {
-                let flight = self.writer.search(&missing);
+                let mut flight = self.writer.search(&missing.uids);
+                flight.extend(self.behind().map_or(Vec::new(), |behind| self.writer.search_deleted(&behind)));
                 let searched = Searched::of(flight.len());
                 self.send(flight, Step::LookAgain { missing, searched, read_only, ending })
             }
             None => self.close(read_only, ending),
         }
+    }
+
+    /// The UIDs behind those of the messages.
+    fn behind(&self) -> Option<UidSet> {
+        let (_, last) = *self.pairs.messages().ranges().last()?;
+        UidSet::normalise([(last.checked_add(1)?, u32::MAX)])
+    }
+
+    fn look_at_flagged(
+        self,
+        contents: HashSet<u64>,
+        flagged: UidSet,
+        read_only: ReadOnly,
+        ending: Ending,
+    ) -> Next {
+        if flagged.count() > RECOVERABLE {
+            return self.close(read_only, Ending { result: Recovered::Stale, ..ending });
+        }
+        let flight = self.writer.describe(&flagged);
+        self.send(flight, Step::Flagged { contents, flagged: Looks::of(flagged), read_only, ending })
     }
 
     fn close(self, read_only: ReadOnly, ending: Ending) -> Next {
@@ -304,6 +354,8 @@ enum Look {
         deleted: bool,
         /// Of its size, its date and its flags, `\Deleted` and `\Recent` apart.
         digest: u64,
+        /// Of its size and its date.
+        content: u64,
     },
     /// It has changed while it was looked at.
     Unsteady,
@@ -329,6 +381,22 @@ impl Looks {
             Some(seen) => self.wanted.without(&seen),
             None => Some(self.wanted.clone()),
         }
+    }
+
+    fn contents(&self) -> HashSet<u64> {
+        let content = |look: &Look| match look {
+            Look::Steady { content, .. } => Some(*content),
+            Look::Unsteady => None,
+        };
+        self.seen.values().filter_map(content).collect()
+    }
+
+    /// Whether one of them has such a content, or has changed while it was looked at.
+    fn may_hold(&self, contents: &HashSet<u64>) -> bool {
+        self.seen.values().any(|look| match look {
+            Look::Steady { content, .. } => contents.contains(content),
+            Look::Unsteady => true,
+        })
     }
 
     fn see(&mut self, items: &[u8]) {
@@ -357,7 +425,12 @@ fn look(description: &Description<'_>) -> Look {
     let deleted = flags.iter().any(|flag| flag == b"\\deleted");
     flags.retain(|flag| flag != b"\\deleted" && flag != b"\\recent");
     flags.sort_unstable();
+    let content = digest((description.size, description.date));
+    Look::Steady { deleted, digest: digest((content, flags)), content }
+}
+
+fn digest(of: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (description.size, description.date, flags).hash(&mut hasher);
-    Look::Steady { deleted, digest: hasher.finish() }
+    of.hash(&mut hasher);
+    hasher.finish()
 }

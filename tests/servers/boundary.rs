@@ -330,9 +330,21 @@ impl Cell {
         ];
         commands.extend(removal.into_iter().filter(|_| stands != Stands::Target));
         commands.push(format!("EXAMINE \"{source}\""));
-        commands.extend((stands == Stands::Target).then(|| format!("UID SEARCH UID {set}")));
+        commands.extend(self.look_again().into_iter().filter(|_| stands == Stands::Target));
         commands.extend(["CLOSE".into(), self.select()]);
         commands.iter().map(|command| command.to_uppercase()).collect()
+    }
+
+    /// What was not found is searched for once more; one of the others is flagged as deleted, and looked at.
+    fn look_again(&self) -> Vec<String> {
+        let last = self.moved.iter().map(|message| message.uid).max().expect("one is moved");
+        let flagged = |m: &&Message| m.uid > last && m.flags.contains("\\Deleted");
+        let flagged = self.before.source.iter().filter(flagged).map(|message| message.uid).collect();
+        vec![
+            format!("UID SEARCH UID {}", self.set),
+            format!("UID SEARCH UID {}:{} DELETED", last + 1, u32::MAX),
+            format!("UID FETCH {} (UID FLAGS INTERNALDATE RFC822.SIZE)", in_ranges(flagged)),
+        ]
     }
 
     /// What reaches the server for the SELECT itself.

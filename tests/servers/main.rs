@@ -47,6 +47,7 @@ use client::Client;
 use gateway::Gateway;
 use mail::Listing;
 use server::{Kind, Server};
+use std::path::Path;
 use tap::{Tap, Words};
 
 /// A server, a tap that sees what reaches it, and the gateway in front of both.
@@ -68,6 +69,18 @@ impl Route {
         let gateway = Gateway::start(tap.address);
         Route { gateway, tap, server }
     }
+}
+
+/// Somebody opens a mailbox of Courier's, and while the folder is read the file of this message is not there: so it is
+/// when the file is renamed just then, because the message's flags change. Courier forgets its UID, and gives it another
+/// one when it is found again.
+fn miss_in_a_scan(server: &Server, mailbox: &str, subject: &str) {
+    let name = mailbox.strip_prefix(&server.kind.mailbox("")).expect("a mailbox of this server's");
+    let file = server.file(name, subject);
+    let aside = file.parent().and_then(Path::parent).expect("a Maildir").join("aside");
+    std::fs::rename(&file, &aside).expect("one folder");
+    server.login().select(mailbox);
+    std::fs::rename(&aside, &file).expect("one folder");
 }
 
 /// A route whose mailbox `Source` holds `message1` to `message{count}` and is selected through the gateway; `Target` is

@@ -6,7 +6,7 @@ use crate::gateway::Gateway;
 use crate::mail::Flags;
 use crate::server::{Kind, POLL};
 use crate::tap::{Point, Tap};
-use crate::{mail, on_servers};
+use crate::{mail, miss_in_a_scan, on_servers};
 use std::thread::sleep;
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ on_servers!(fault_4_the_server_does_not_hear_of_the_end: dovecot DOVECOT, courie
 on_servers!(fault_4_flagged_as_deleted_before: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
 on_servers!(fault_4_the_rest_follows: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
 on_servers!(fault_4_names: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
+on_servers!(fault_4_a_message_with_another_uid: courier COURIER);
 on_servers!(fault_4_killed_again_in_the_recovery: dovecot DOVECOT, courier COURIER, cyrus CYRUS);
 
 /// What the user does meanwhile.
@@ -81,8 +82,9 @@ fn fault_4_another_mailbox_of_that_name(kind: Kind) {
         let commands = scene.select(&cell.source);
         assert_eq!(scene.photo(&cell), expected, "{how} {name}: untouched");
         assert_eq!((scene.reports() - reports, scene.recoveries("stale")), (1, 1.0), "reported");
-        let mut looks = cell.recovery(Stands::Target);
-        looks.retain(|command| !command.starts_with("UID SEARCH"));
+        let mut looks = cell.recovery(Stands::BothFlagged);
+        let about_messages = ["UID STORE", "UID EXPUNGE", "UID SEARCH"];
+        looks.retain(|command| !about_messages.iter().any(|words| command.starts_with(words)));
         match is_source {
             true => drop(looks.remove(3)),
             false => drop(looks.splice(1..5, [looks[0].clone()])),
@@ -283,6 +285,23 @@ fn fault_4_the_rest_follows(kind: Kind) {
     assert_eq!(commands[4], format!("UID STORE {} +FLAGS.SILENT (\\DELETED)", cell.moved[2].uid));
     assert_eq!(scene.photo(&cell).stands(&cell), Stands::Target);
     assert_eq!((scene.reports(), scene.recoveries("finished")), (0, 1.0));
+}
+
+/// Courier has given one of three messages another UID meanwhile: it is still in both mailboxes, and that is said.
+fn fault_4_a_message_with_another_uid(kind: Kind) {
+    let mut scene = Scene::start(kind);
+    let cell = scene.killed(3, Boundary::StoreOk);
+    let lost = &cell.moved[1];
+    miss_in_a_scan(&scene.server, &cell.source, mail::between(&lost.octets, "Subject: ", "\r"));
+    let mut expected = scene.photo(&cell);
+    let found = expected.source.last().expect("it is found again, behind all others").clone();
+    assert!(found.uid > lost.uid && found.octets == lost.octets && found.flags.contains("\\Deleted"));
+    expected.source.retain(|message| ![cell.moved[0].uid, cell.moved[2].uid].contains(&message.uid));
+    scene.restart();
+    let reports = scene.reports();
+    scene.select(&cell.source);
+    assert_eq!(scene.photo(&cell), expected, "that one stays, the others are gone from the source");
+    assert_eq!((scene.reports() - reports, scene.recoveries("stale")), (1, 1.0), "reported");
 }
 
 /// Names with spaces, in modified UTF-7, and in a literal.
