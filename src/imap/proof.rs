@@ -198,6 +198,11 @@ fn read(argument: &[u8]) -> Result<Copyuid, Malformed> {
     Copyuid::parse(argument).ok_or(Malformed)
 }
 
+/// Whether a code may be about these messages.
+fn concerns(code: &Result<Copyuid, Malformed>, set: &UidSet) -> bool {
+    code.as_ref().map_or(true, |code| code.source.meets(set))
+}
+
 /// The COPYs of one MOVE, and what the upstream said to each.
 #[derive(Debug)]
 pub struct Copies {
@@ -229,7 +234,7 @@ impl Answer {
         }
         let expunge_issued = status.code("EXPUNGEISSUED").is_some();
         // Of its own rules it has just broken one, and that may be the one that a refused COPY copies nothing.
-        let uncertain = status.code("SERVERBUG").is_some();
+        let uncertain = status.code("SERVERBUG").is_some() || status.code("COPYUID").is_some();
         Answer::Refused { reply: status.whole.to_vec(), expunge_issued, uncertain }
     }
 }
@@ -239,7 +244,7 @@ impl Answer {
 pub struct Refused {
     pub reply: Vec<u8>,
     pub set: UidSet,
-    /// One of the refusals leaves open whether copies were made (RFC 5530, SERVERBUG).
+    /// One of the refusals leaves open whether copies were made: SERVERBUG (RFC 5530), or a COPYUID came all the same.
     pub uncertain: bool,
 }
 
@@ -305,10 +310,8 @@ impl Copies {
 
     fn proof_of(&self, chunk: &Chunk) -> Option<Copyuid> {
         let Some(Answer::Accepted(tagged)) = &chunk.answer else { return None };
-        let of_this = |c: &&Result<Copyuid, Malformed>| {
-            c.as_ref().map_or(true, |c| c.source.intersection(&chunk.set).is_some())
-        };
-        let mut said = tagged.iter().chain(self.untagged.iter().filter(of_this));
+        let of_this = self.untagged.iter().filter(|code| concerns(code, &chunk.set));
+        let mut said = tagged.iter().chain(of_this);
         let first = said.next()?.as_ref().ok()?;
         // It may come tagged, untagged or both; two that differ prove nothing.
         let agree = said.all(|other| other.as_ref() == Ok(first));
@@ -324,7 +327,8 @@ impl Copies {
     pub fn refused(&self) -> Option<Refused> {
         let refused = self.chunks.iter().filter_map(|chunk| match &chunk.answer {
             Some(Answer::Refused { reply, uncertain, .. }) => {
-                Some(Refused { reply: reply.clone(), set: chunk.set.clone(), uncertain: *uncertain })
+                let uncertain = *uncertain || self.untagged.iter().any(|code| concerns(code, &chunk.set));
+                Some(Refused { reply: reply.clone(), set: chunk.set.clone(), uncertain })
             }
             _ => None,
         });
