@@ -5,6 +5,7 @@ mod ending;
 mod flight;
 mod gather;
 mod limits;
+mod order;
 mod own;
 mod recover;
 mod upstream;
