@@ -67,6 +67,26 @@ def until_it_knows_its_users(port):
             client.shutdown()
 
 
+def container(root, image, volume, *arguments):
+    """The command that a container of the image would run."""
+    config = image["OCIv1"]["config"]
+    program = [*config["Entrypoint"], *arguments]
+    return ["unshare", "--mount", "sh", "-euc", CONTAINER, "sh", root, volume, config["User"], *program]
+
+
+def probe(root, image, volume, upstream):
+    """Before anything is changed: will it work with that server?"""
+    password = volume / "password"
+    password.write_text("wonderland\n")
+    os.chown(password, USER, USER)
+    url = f"imap://alice@127.0.0.1:{upstream}"
+    command = container(root, image, volume, "probe", "--try", "--password-file", "/var/lib/imapmove/password", url)
+    output = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    password.unlink()
+    assert output.returncode == 0 and "\nMOVE will work.\n" in output.stdout, output
+    print("probed a real Dovecot from the image: MOVE will work.")
+
+
 def start_image(root, image, journal, upstream):
     """As its own settings say, but for ports that are free here."""
     config = image["OCIv1"]["config"]
@@ -78,8 +98,7 @@ def start_image(root, image, journal, upstream):
     env |= {"IMAPMOVE_UPSTREAM": f"127.0.0.1:{upstream}", "IMAPMOVE_JOURNAL": "/var/lib/imapmove"}
     env |= {"IMAPMOVE_LISTEN": f"0.0.0.0:{ports[0]}", "IMAPMOVE_ADMIN": f"0.0.0.0:{ports[1]}"}
     env |= {"PATH": os.environ["PATH"], "IMAPMOVE_DRAIN_GRACE": "1s"}
-    command = ["unshare", "--mount", "sh", "-euc", CONTAINER, "sh", root, journal, config["User"], *config["Entrypoint"]]
-    process = subprocess.Popen(command, env=env)
+    process = subprocess.Popen(container(root, image, journal), env=env)
     until_it_accepts(ports[0], process)
     return process, *ports
 
@@ -151,6 +170,7 @@ def main(root, image):
         try:
             dovecot, upstream = start_dovecot(Path(folder) / "dovecot")
             started.append(dovecot)
+            probe(root, image, journal, upstream)
             gateway, port, admin = start_image(root, image, journal, upstream)
             started.append(gateway)
             look_at(gateway)
