@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config, Problem};
 use crate::proxy::{bind_own, check_journal};
+use crate::screen::{GREEN, Screen, YELLOW};
 use crate::shared::Current;
 use crate::systemd::Sockets;
 use clap::ArgMatches;
@@ -17,7 +18,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Runs one of them, inside a runtime. Says whether all went well.
 pub fn run(command: &str, flags: &ArgMatches) -> Result<bool, Problem> {
     let text = match command {
-        "check" => check(Config::load(flags)?)?.into_bytes(),
+        "check" => check(Config::load(flags)?)?,
         "config" => Config::load(flags)?.shown().into_bytes(),
         "completions" => completions(*flags.get_one::<Shell>("shell").expect("it is required")),
         _ => manual(),
@@ -27,37 +28,51 @@ pub fn run(command: &str, flags: &ArgMatches) -> Result<bool, Problem> {
 }
 
 /// Whether the gateway could start, line by line.
-fn check(config: Config) -> Result<String, Problem> {
-    let mut report = String::new();
-    let mut ok = |what: &str, how: &dyn Display| report += &format!("ok    {what:<13} {how}\n");
-    ok("settings", &format_args!("{} given, the others by default", config.given()));
+fn check(config: Config) -> Result<Vec<u8>, Problem> {
+    let mut report = Screen { out: Vec::new(), coloured: Screen::stdout().coloured };
+    report.ok("settings", format_args!("{} given, the others by default", config.given()));
     let current = Current::new(config)?;
     let config = &current.config;
     if let Some(cert) = &config.tls_cert {
-        ok("tls-cert", &format_args!("{}, {}", cert.display(), validity(current.not_after)));
-        ok("tls-key", &"the key of that certificate");
+        let how = format!("{}, {}", cert.display(), validity(current.not_after));
+        match until(current.not_after) < SystemTime::now() {
+            true => report.finding(YELLOW, "warn", "tls-cert", how),
+            false => report.ok("tls-cert", how),
+        }
+        report.ok("tls-key", "the key of that certificate");
     }
     if let Some(ca) = &config.upstream_ca {
-        ok("upstream-ca", &ca.display());
+        report.ok("upstream-ca", ca.display());
     }
     check_journal(config)?;
     if let Some(folder) = &config.journal {
         write_in(folder).map_err(|e| config.problem("journal", format!("a folder to write in: {e}")))?;
-        ok("journal", &format_args!("{}, writable", folder.display()));
+        report.ok("journal", format_args!("{}, writable", folder.display()));
     }
     let mut sockets = Sockets::inherited(config)?;
     for (name, address) in
         [("listen", config.listen), ("listen-tls", config.listen_tls), ("admin", config.admin)]
     {
         if sockets.take(name).is_some() {
-            ok(name, &"opened by systemd");
+            report.ok(name, "opened by systemd");
         } else if let Some(address) = address {
             // Bound only: nobody connects to what is closed again at once.
             bind_own(config, name, address)?;
-            ok(name, &format_args!("{address}, free"));
+            report.ok(name, format_args!("{address}, free"));
         }
     }
-    Ok(report)
+    Ok(report.out)
+}
+
+impl Screen<Vec<u8>> {
+    fn ok(&mut self, what: &str, how: impl Display) {
+        self.finding(GREEN, "ok", what, how);
+    }
+
+    fn finding(&mut self, style: &str, mark: &str, what: &str, how: impl Display) {
+        let mark = self.styled(style, &format!("{mark:<4}"));
+        writeln!(self.out, "{mark}  {what:<13} {how}").expect("memory takes every octet");
+    }
 }
 
 /// Makes a file there and removes it.
@@ -67,9 +82,13 @@ fn write_in(folder: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+fn until(not_after: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(not_after)
+}
+
 /// What there is to say of a certificate that is valid until then, in seconds since 1970.
 pub fn validity(not_after: u64) -> String {
-    let until = UNIX_EPOCH + Duration::from_secs(not_after);
+    let until = until(not_after);
     let date = humantime::format_rfc3339_seconds(until).to_string();
     let date = date.split('T').next().unwrap_or_default();
     match until.duration_since(SystemTime::now()) {

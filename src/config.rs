@@ -30,6 +30,8 @@ pub struct Setting {
     pub help: &'static str,
     /// What stands for the value in `--help`.
     pub placeholder: &'static str,
+    /// What is said to be expected where the value is another.
+    expected: fn() -> String,
     /// SIGHUP takes up another value; else that needs a restart.
     pub reloads: bool,
 }
@@ -54,6 +56,7 @@ macro_rules! settings {
             default: $default,
             help: $help,
             placeholder: <$value as Value>::PLACEHOLDER,
+            expected: <$value as Value>::expected,
             reloads: settings!(@ $($reloads)?),
         }),*];
 
@@ -230,6 +233,11 @@ impl Config {
                 "upstream-tls to be starttls or implicit with it",
             ),
             (
+                has(&self.upstream_ca) && self.upstream_verify == Verify::None,
+                "upstream-ca",
+                "upstream-verify to be full with it",
+            ),
+            (
                 has(&self.tls_cert) && !has(&self.tls_key),
                 "tls-key",
                 "a PEM file, because there is a tls-cert",
@@ -313,7 +321,9 @@ impl Given {
 
 /// As it is written in the file.
 fn toml_of(text: &str) -> String {
-    match text.parse::<bool>().is_ok() || text.parse::<u32>().is_ok() {
+    // Not `00050`, which TOML has no number for.
+    let is_number = text.parse::<u32>().is_ok_and(|number| number.to_string() == text);
+    match is_number || text.parse::<bool>().is_ok() {
         true => text.to_string(),
         false => toml::Value::from(text).to_string(),
     }

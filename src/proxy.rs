@@ -157,7 +157,18 @@ pub fn bind_own(config: &Config, name: &str, address: SocketAddr) -> Result<TcpS
         socket.bind(address)?;
         Ok::<_, io::Error>(socket)
     };
-    bound().map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))
+    bound().map_err(|e| unbound(config, name, &e))
+}
+
+/// What to do where an address cannot be bound.
+fn unbound(config: &Config, name: &str, error: &io::Error) -> Problem {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there",
+        io::ErrorKind::AddrNotAvailable => "this machine has another",
+        io::ErrorKind::PermissionDenied => "below port 1024 this program needs the right to it",
+        _ => return config.problem(name, format!("an address that can be bound: {error}")),
+    };
+    config.problem(name, format!("an address that can be bound: {why}"))
 }
 
 /// From here on clients can connect: not before all else has succeeded, for closing a listener resets them.
@@ -167,7 +178,7 @@ fn open(config: &Config, name: &str, bound: Option<Bound>) -> Result<Option<Open
         Some(Bound::BySystemd(listener)) => (listener, true),
         Some(Bound::ByUs(socket)) => {
             let opened = socket.listen(BACKLOG as u32);
-            (opened.map_err(|e| config.problem(name, format!("an address that can be bound: {e}")))?, false)
+            (opened.map_err(|e| unbound(config, name, &e))?, false)
         }
     };
     if let Ok(address) = listener.local_addr() {

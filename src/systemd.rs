@@ -26,6 +26,10 @@ impl Sockets {
             let Some((name, socket)) = known.zip(socket) else { return Err(unusable(config, name)) };
             sockets.push((name.to_string(), socket));
         }
+        if config.tls_cert.is_none() && sockets.iter().any(|(name, _)| name == "listen-tls") {
+            let expected = "a PEM file, because systemd has opened the socket for listen-tls";
+            return Err(config.problem("tls-cert", expected));
+        }
         Ok(Sockets(sockets))
     }
 

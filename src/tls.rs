@@ -6,7 +6,7 @@ use crate::imap;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{self, CryptoProvider, WebPkiSupportedAlgorithms};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
@@ -33,14 +33,13 @@ impl Acceptor {
     pub fn new(config: &Config) -> Result<Option<Acceptor>, Problem> {
         let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
         let chain = certificates(cert).map_err(|e| config.problem("tls-cert", e))?;
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|e| config.problem("tls-key", format!("a PEM file with a private key: {e}")))?;
+        let key = private_key(key).map_err(|e| config.problem("tls-key", e))?;
         let mut tls = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_single_cert(chain, key)
-            .map_err(|e| config.problem("tls-key", format!("the key of the certificate in tls-cert: {e}")))?;
+            .map_err(|e| config.problem("tls-key", key_advice(&e)))?;
         tls.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Some(Acceptor(TlsAcceptor::from(Arc::new(tls)))))
     }
@@ -178,10 +177,11 @@ impl Judge {
         let rules = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
             .build()
             .map_err(|_| {
-                config.problem(
-                    "upstream-ca",
-                    "a PEM file with usable certificates (this system has none of its own)",
-                )
+                let expected = match config.upstream_ca {
+                    Some(_) => "a PEM file with usable certificates, none that is broken",
+                    None => "a PEM file with certificates, because this system has none of its own",
+                };
+                config.problem("upstream-ca", expected)
             })?;
         Ok(Judge { rules: Some(rules), known, algorithms })
     }
@@ -244,9 +244,38 @@ fn provider() -> Arc<CryptoProvider> {
 /// At least one certificate, or what was expected instead.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(file).and_then(|found| found.collect::<Result<Vec<_>, _>>());
-    match read {
-        Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err("a PEM file with a certificate: there is none in it".to_string()),
-        Err(e) => Err(format!("a PEM file with a certificate: {e}")),
+    let found =
+        read.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) });
+    found.map_err(|e| format!("a PEM file with a certificate: {}", pem_advice(&e)))
+}
+
+/// The first private key, or what was expected instead.
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(file).map_err(|e| {
+        let is_encrypted = || std::fs::read_to_string(file).is_ok_and(|text| text.contains("ENCRYPTED"));
+        match e {
+            pem::Error::NoItemsFound if is_encrypted() => {
+                "a private key without a password, as `openssl pkey` writes it".to_string()
+            }
+            e => format!("a PEM file with a private key: {}", pem_advice(&e)),
+        }
+    })
+}
+
+fn pem_advice(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "there is none in it".to_string(),
+        pem::Error::MissingSectionEnd { .. } => "it has no end".to_string(),
+        pem::Error::IllegalSectionStart { .. } | pem::Error::Base64Decode(_) => "it is damaged".to_string(),
+        pem::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
     }
+}
+
+fn key_advice(error: &Error) -> String {
+    let why = match error {
+        Error::InconsistentKeys(_) => "this is another's".to_string(),
+        other => other.to_string(),
+    };
+    format!("the key of the certificate that stands first in tls-cert: {why}")
 }

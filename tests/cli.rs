@@ -100,6 +100,11 @@ fn a_bad_flag_gets_one_line_that_says_which_what_and_what_was_expected() {
         (&["check"], "command line: given \"check\", expected no setting before it"),
         (&["--listen"], "command line: given \"--listen\", expected a value after it"),
         (&["--max-line", "600", "--max-line", "700"], "command line: given \"--max-line\", expected it once"),
+        (&["--reuse-port", "--reuse-port"], "command line: given \"--reuse-port\", expected it once"),
+        (&["--forward-client-id", "true"], "command line: given \"true\", expected it behind the flag and a =, as in --require-tls=true"),
+        (&["serve"], "command line: given \"serve\", expected a flag or a command that `imapmove --help` lists"),
+        (&["--upstream-tls", "implicit", "--upstream-ca", "ca.pem", "--upstream-verify", "none"], "upstream-ca (flag --upstream-ca): given \"ca.pem\", expected upstream-verify to be full with it"),
+        (&["--listen", "192.0.2.1:1"], "listen (flag --listen): given \"192.0.2.1:1\", expected an address that can be bound: this machine has another"),
     ];
     for (arguments, expected) in table {
         let said = refusal(imapmove(&[&UPSTREAM, *arguments].concat()));
@@ -136,9 +141,13 @@ fn a_bad_file_gets_one_line_that_names_the_line() {
         ("# nothing\nq = 1\n", "config (file FILE, line 2): given \"q\", expected a setting that `imapmove --help` lists"),
         ("upstream = \"127.0.0.1:9\"\nmax-line = 1\n", "max-line (file FILE, line 2): given \"1\", expected a whole number from 512 to 65536"),
         ("require-tls = \"perhaps\"\nupstream = \"127.0.0.1:9\"\n", "require-tls (file FILE, line 1): given \"perhaps\", expected true or false"),
-        ("listen = [\"127.0.0.1:1\"]\n", "listen (file FILE, line 1): given array, expected text, a number or true or false"),
-        ("upstream = \"127.0.0.1:9\"\nlisten = \n", "config (file FILE, line 2): expected TOML: "),
-        ("max-line = 600\nmax-line = 700\n", "config (file FILE, line 2): expected TOML: "),
+        ("listen = [\"127.0.0.1:1\"]\n", "listen (file FILE, line 1): given \"[\\\"127.0.0.1:1\\\"]\", expected an IP address and a port, such as 127.0.0.1:1143 or [::]:143, or off, as text"),
+        ("max-line = 600.5\n", "max-line (file FILE, line 1): given \"600.5\", expected a whole number from 512 to 65536"),
+        ("upstream = \"127.0.0.1:9\"\nmax-line = 0x10\n", "max-line (file FILE, line 2): given \"16\", expected a whole number from 512 to 65536"),
+        ("UPSTREAM = \"127.0.0.1:9\"\n", "config (file FILE, line 1): given \"UPSTREAM\", expected a setting; the nearest is upstream"),
+        ("[listen]\nport = 1\n", "config (file FILE, line 1): given the table \"listen\", expected settings without tables"),
+        ("upstream = \"127.0.0.1:9\"\nlisten = \n", "config (file FILE, line 2): given \"listen = \", expected TOML: "),
+        ("max-line = 600\nmax-line = 700\n", "config (file FILE, line 2): given \"max-line = 700\", expected TOML: duplicate key"),
     ];
     for (number, (content, expected)) in table.into_iter().enumerate() {
         let file = Scratch::new(&format!("bad-{number}.toml"), content);
@@ -181,7 +190,8 @@ fn printed(mut command: Command) -> (Option<i32>, String) {
 #[test]
 fn config_prints_a_file_of_settings_with_where_each_comes_from() {
     let file = Scratch::new("shown.toml", "move-timeout = \"20s\"\nrequire-tls = false\n");
-    let mut command = imapmove(&["config", "--upstream", "127.0.0.1:9", "--config", file.path()]);
+    let flags = ["--upstream", "127.0.0.1:9", "--max-connections", "00050"];
+    let mut command = imapmove(&[&["config"], &flags[..], &["--config", file.path()]].concat());
     command.env("IMAPMOVE_MAX_LINE", "600");
     let (code, said) = printed(command);
     assert_eq!(code, Some(0));
@@ -190,6 +200,7 @@ fn config_prints_a_file_of_settings_with_where_each_comes_from() {
     for line in [
         "upstream = \"127.0.0.1:9\" # flag --upstream",
         "max-line = 600 # environment IMAPMOVE_MAX_LINE",
+        "max-connections = \"00050\" # flag --max-connections",
         &format!("move-timeout = \"20s\" # file {}, line 1", file.path()),
         &format!("require-tls = false # file {}, line 2", file.path()),
         "admin = \"127.0.0.1:9143\" # default",
@@ -226,9 +237,55 @@ fn check_says_whether_it_could_start() {
         said.starts_with(&format!("listen (flag --listen): given {address:?}, expected an address that")),
         "{said}"
     );
-    let key = Scratch::new("key.pem", "no key");
-    let said = refusal(with(&["--tls-cert", key.path(), "--tls-key", key.path()]));
-    assert!(said.starts_with("tls-cert (flag --tls-cert): given "), "{said}");
+}
+
+#[test]
+fn a_certificate_or_a_key_that_is_of_no_use_says_why() {
+    let names = ["gateway.test".to_string()];
+    let pair = || rcgen::generate_simple_self_signed(names.to_vec()).expect("a certificate");
+    let (mine, others) = (pair(), pair());
+    let (cert, key) = (mine.cert.pem(), mine.signing_key.serialize_pem());
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let (cut, damaged) = (&cert[..cert.len() / 2], cert.replacen("MII", "M*I", 1));
+    let in_cert = "a PEM file with a certificate: ";
+    let another = "the key of the certificate that stands first in tls-cert: this is another's";
+    for (number, (cert, key, setting, expected)) in [
+        (&*cert, &*others.signing_key.serialize_pem(), "tls-key", another.to_string()),
+        (&key, &cert, "tls-cert", format!("{in_cert}there is none in it")),
+        (cut, &key, "tls-cert", format!("{in_cert}it has no end")),
+        (&damaged, &key, "tls-cert", format!("{in_cert}it is damaged")),
+        (&cert, "", "tls-key", "a PEM file with a private key: there is none in it".to_string()),
+        (&cert, &encrypted, "tls-key", "a private key without a password, as `openssl pkey` ".to_string()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let cert = Scratch::new(&format!("cert-{number}.pem"), cert);
+        let key = Scratch::new(&format!("key-{number}.pem"), key);
+        let path = if setting == "tls-cert" { cert.path() } else { key.path() };
+        let files = ["--tls-cert", cert.path(), "--tls-key", key.path()];
+        for command in [&["check"][..], &[]] {
+            let said = refusal(imapmove(&[command, &["--upstream", "127.0.0.1:9"], &files].concat()));
+            let expected = format!("{setting} (flag --{setting}): given {path:?}, expected {expected}");
+            assert!(said.starts_with(&expected), "{said}\nnot: {expected}");
+        }
+    }
+}
+
+/// Nothing could be done for who connects there.
+#[test]
+fn a_socket_for_tls_from_systemd_needs_a_certificate() {
+    for command in ["check", ""] {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let script = "exec 3<&0; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=listen-tls; exec \"$0\" $1 \
+                      --upstream 127.0.0.1:9 --listen 127.0.0.1:0 --admin off";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_imapmove"), command]);
+        shell.stdin(std::os::fd::OwnedFd::from(socket)).stdout(Stdio::null()).stderr(Stdio::piped());
+        let expected =
+            "tls-cert: not given, expected a PEM file, because systemd has opened the socket for listen-tls";
+        assert_eq!(refusal(shell), expected);
+    }
 }
 
 #[test]
@@ -246,8 +303,10 @@ fn what_a_shell_and_man_need() {
     let rest =
         said.strip_prefix(concat!("imapmove ", env!("CARGO_PKG_VERSION"), " (commit ")).expect("the version");
     assert!(rest.ends_with(", TLS by rustls with ring)\n"), "{said}");
+    let shells = "expected bash, elvish, fish, powershell or zsh";
     let said = refusal(imapmove(&["completions", "tcsh"]));
-    assert!(said.ends_with("expected bash, elvish, fish, powershell or zsh"), "{said}");
+    assert_eq!(said, format!("command line: given \"tcsh\", {shells}"));
+    assert_eq!(refusal(imapmove(&["completions"])), format!("command line: <SHELL> not given, {shells}"));
 }
 
 #[test]

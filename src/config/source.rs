@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
+/// Columns of `--help`.
+const WIDTH: usize = 100;
 /// Names less like a known one than this are not suggested.
 const LIKENESS: f64 = 0.7;
 /// What stands for the argument of `completions`, and what it can be.
@@ -29,7 +31,11 @@ pub(super) fn command() -> Command {
     settings(Command::new("imapmove"))
         .version(VERSION)
         .about("Gives MOVE (RFC 6851) to an IMAP server that never learned it")
-        .after_help("Each setting can also stand in the file, by the same name without the dashes.")
+        .after_help(
+            "Each setting can also stand in the file, by the same name without the dashes, or in the \
+             environment, as IMAPMOVE_ and its name in capitals, with _ for -: IMAPMOVE_TLS_CERT.",
+        )
+        .max_term_width(WIDTH)
         .args_conflicts_with_subcommands(true)
         .subcommand(
             settings(Command::new("check"))
@@ -90,7 +96,7 @@ fn flag(setting: &Setting) -> Arg {
         "" => String::new(),
         default => format!(" [default: {default}]"),
     };
-    let help = format!("{} [env: {}]{default}", setting.help, setting.variable());
+    let help = format!("{}{default}", setting.help);
     let arg = Arg::new(setting.field).long(setting.name()).value_name(setting.placeholder).help(help);
     match setting.default {
         // `--require-tls` alone says yes.
@@ -179,13 +185,15 @@ fn read_file(path: &Path, origin: &str, given: &mut Given) -> Result<(), Problem
     let text = std::fs::read_to_string(path).map_err(|e| {
         Problem(format!("config ({origin}): given {path:?}, expected a readable TOML file: {e}"))
     })?;
+    let line_of = |offset: usize| text.bytes().take(offset).filter(|b| *b == b'\n').count();
     let at = |offset: usize| {
-        let line = 1 + text.bytes().take(offset).filter(|b| *b == b'\n').count();
-        format!("file {}, line {line}", path.display().to_string().escape_debug())
+        format!("file {}, line {}", path.display().to_string().escape_debug(), 1 + line_of(offset))
     };
     let table = DeTable::parse(&text).map_err(|e| {
-        let origin = at(e.span().map_or(0, |span| span.start));
-        Problem(format!("config ({origin}): expected TOML: {}", e.message().replace('\n', ", ")))
+        let start = e.span().map_or(0, |span| span.start);
+        let line = excerpt(text.lines().nth(line_of(start)).unwrap_or_default());
+        let expected = e.message().replace('\n', ", ");
+        Problem(format!("config ({}): given {line:?}, expected TOML: {expected}", at(start)))
     })?;
     for (key, value) in table.get_ref() {
         let origin = at(key.span().start);
@@ -196,16 +204,24 @@ fn read_file(path: &Path, origin: &str, given: &mut Given) -> Result<(), Problem
             )));
         }
         let setting = known(key.get_ref(), &origin)?;
-        let text = scalar(value.get_ref()).ok_or_else(|| {
-            let kind = value.get_ref().type_str();
-            Problem(format!(
-                "{key} ({origin}): given {kind}, expected text, a number or true or false",
-                key = key.get_ref()
-            ))
-        })?;
+        let Some(text) = scalar(value.get_ref()) else {
+            let raw = excerpt(text.get(value.span()).unwrap_or_default());
+            let form = if matches!(value.get_ref(), DeValue::Array(_)) { ", as text" } else { "" };
+            given.0.insert(setting.field.to_string(), (raw, origin));
+            return Err(given.problem(setting.field, &format!("{}{form}", (setting.expected)())));
+        };
         given.0.insert(setting.field.to_string(), (text, origin));
     }
     Ok(())
+}
+
+/// What of a file stands in a complaint.
+fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 60;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_string(),
+    }
 }
 
 /// The setting of that name, or the nearest one in the complaint.
@@ -213,7 +229,7 @@ fn known(name: &str, origin: &str) -> Result<&'static Setting, Problem> {
     if let Some(setting) = TABLE.iter().find(|s| s.name() == name) {
         return Ok(setting);
     }
-    let expected = nearest(name, Setting::name);
+    let expected = nearest(&name.to_lowercase(), Setting::name);
     Err(Problem(format!("config ({origin}): given {name:?}, expected {expected}")))
 }
 
@@ -227,11 +243,15 @@ fn nearest(name: &str, spelt: fn(&Setting) -> String) -> String {
     }
 }
 
+/// As a flag would have it.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Boolean(value) => Some(value.to_string()),
-        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Some(number.to_string()),
+            Err(_) => Some(number.to_string()),
+        },
         _ => None,
     }
 }
@@ -246,21 +266,32 @@ impl From<clap::Error> for Problem {
                 _ => None,
             })
         };
-        let given = context([ContextKind::InvalidArg, ContextKind::InvalidSubcommand]).unwrap_or_default();
+        let what = context([ContextKind::InvalidArg, ContextKind::InvalidSubcommand]).unwrap_or_default();
         // Of a flag that it knows, clap shows the value's placeholder too.
-        let given = given.split(' ').next().unwrap_or_default();
+        let what = what.split([' ', '[']).next().unwrap_or_default();
+        let needed = match what {
+            SHELL => Some(SHELLS),
+            URL => Some(URL_FORM),
+            _ => None,
+        };
+        let value = context([ContextKind::InvalidValue; 2]).filter(|_| needed.is_some());
+        let given = value.as_deref().unwrap_or(what);
         let nearest = context([ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand]);
-        let is_command = command().find_subcommand(given).is_some();
-        let expected = match (error.kind(), nearest) {
-            (ErrorKind::ArgumentConflict, _) if is_command => "no setting before it".to_string(),
-            (ErrorKind::ArgumentConflict, _) => "it once".to_string(),
-            (ErrorKind::InvalidValue | ErrorKind::MissingRequiredArgument, _) if given == SHELL => {
-                SHELLS.to_string()
+        let expected = match (error.kind(), needed, nearest) {
+            (ErrorKind::MissingRequiredArgument, Some(form), _) => {
+                return Problem(format!("command line: {what} not given, expected {form}"));
             }
-            (ErrorKind::MissingRequiredArgument, _) if given == URL => URL_FORM.to_string(),
-            (ErrorKind::InvalidValue, _) => "a value after it".to_string(),
-            (_, Some(nearest)) => format!("a flag or a command; the nearest is {nearest}"),
-            (_, None) => "a flag or a command that `imapmove --help` lists".to_string(),
+            (_, Some(form), _) => form.to_string(),
+            (ErrorKind::InvalidValue, ..) => "a value after it".to_string(),
+            (ErrorKind::ArgumentConflict, ..) if given.starts_with('-') => "it once".to_string(),
+            (ErrorKind::ArgumentConflict, ..) if command().find_subcommand(given).is_some() => {
+                "no setting before it".to_string()
+            }
+            _ if ["true", "false"].contains(&given) => {
+                format!("it behind the flag and a =, as in --require-tls={given}")
+            }
+            (_, _, Some(nearest)) => format!("a flag or a command; the nearest is {nearest}"),
+            _ => "a flag or a command that `imapmove --help` lists".to_string(),
         };
         Problem(format!("command line: given {given:?}, expected {expected}"))
     }
