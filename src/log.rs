@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::config::value::{LogFormat, LogUser};
+use crate::screen::is_coloured;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IsTerminal, stderr};
 use std::sync::{LazyLock, OnceLock};
@@ -28,7 +29,7 @@ pub fn start(config: &Config) {
     // A log that nobody reads any more must not end the process: its complaint would go to stderr, and panic there.
     let lines = fmt::layer().with_writer(stderr).log_internal_errors(false);
     let lines = match config.log_format.unwrap_or(by_itself) {
-        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines.with_ansi(is_coloured(&stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
     };
     if tracing_subscriber::registry().with(level).with(lines).try_init().is_ok() {

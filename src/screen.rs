@@ -24,13 +24,18 @@ pub struct Screen<W> {
 }
 
 impl Screen<io::Stdout> {
-    /// Standard output: coloured on a terminal, unless that is not wanted.
+    /// Standard output.
     pub fn stdout() -> Self {
-        // https://no-color.org: set, and not empty.
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let able = io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        Screen { out: io::stdout(), coloured: able && !unwanted }
+        Screen { out: io::stdout(), coloured: is_coloured(&io::stdout()) }
     }
+}
+
+/// Whether what goes there has colours: on a terminal, unless that is not wanted.
+pub fn is_coloured(out: &impl IsTerminal) -> bool {
+    // https://no-color.org: set, and not empty.
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let able = out.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+    able && !unwanted
 }
 
 impl<W: Write> Screen<W> {

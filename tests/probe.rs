@@ -7,9 +7,6 @@ mod client;
 #[allow(dead_code, reason = "the tests on real servers use the rest")]
 mod tap;
 
-#[path = "support/terminal.rs"]
-mod terminal;
-
 use client::Client;
 use imapmove::demo::Server;
 use serde_json::Value;
@@ -18,7 +15,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 use tap::{Tap, Words};
 use tempfile::TempDir;
-use terminal::Terminal;
 
 /// A file with a password.
 struct PasswordFile {
@@ -242,57 +238,6 @@ fn without_a_terminal_a_file_must_say_the_password() {
         .stdin(Stdio::null());
     let said = refusal(command);
     assert!(said.starts_with("password: expected a terminal to ask on, or --password-file FILE: "), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn on_a_terminal_the_password_is_asked_for_and_not_shown() {
-    let server = Server::start().await.expect("a port");
-    let url = format!("imap://demo@{}", server.address());
-    let mut terminal = Terminal::run(&["probe", &url], &[("NO_COLOR", "1")]);
-    terminal.until(&format!("Password for {url}: "));
-    terminal.type_unseen("demo");
-    let (code, shown) = terminal.ended();
-    let (_, report) = shown.split_once(": \r\n").expect("nothing behind the question");
-    assert!(report.starts_with(&format!("imapmove probe {url}\r\n")), "{report:?}");
-    assert!(report.contains("\nMOVE will work.\r\n") && code == 0, "{code}: {report}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_and_not_shown() {
-    let server = Server::start().await.expect("a port");
-    let url = format!("imap://demo@{}", server.address());
-    let mut terminal = Terminal::run(&["probe", &url], &[]);
-    terminal.until(": ");
-    terminal.type_unseen("jabberwocky");
-    let (code, shown) = terminal.ended();
-    assert!(code == 2 && shown.contains("could not be found out"), "{code}: {shown}");
-    assert!(!shown.contains("jabberwocky"), "{shown}");
-}
-
-/// People have 80 columns, and colours only where they want them.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_terminal_shows_fits_it_and_is_coloured_as_wanted() {
-    let server = Server::start().await.expect("a port");
-    let (url, password) = (format!("imap://demo@{}", server.address()), PasswordFile::new(b"demo\n"));
-    let check = ["check", "--upstream", "127.0.0.1:9", "--listen", "127.0.0.1:0", "--admin", "off"];
-    let probe = ["probe", "--try", "--password-file", &password.path, &url];
-    let (demo, help, help_of_probe) = (["demo", "--once"], ["--help"], ["probe", "--help"]);
-    for (arguments, has_colours) in
-        [(&check[..], true), (&probe, true), (&demo, true), (&help, false), (&help_of_probe, false)]
-    {
-        let shown = |variables: &[(&str, &str)]| {
-            let (code, shown) = Terminal::run(arguments, variables).ended();
-            assert_eq!(code, 0, "{arguments:?}: {shown}");
-            shown
-        };
-        let in_colours = shown(&[]);
-        assert_eq!(in_colours.contains('\x1b'), has_colours, "{arguments:?}: {in_colours}");
-        for plain in [shown(&[("NO_COLOR", "1")]), shown(&[("TERM", "dumb")])] {
-            assert!(!plain.contains('\x1b'), "{arguments:?}: {plain}");
-            let longest = plain.lines().map(|line| line.chars().count()).max();
-            assert!(longest.is_some_and(|columns| columns <= 80), "{longest:?}: {plain}");
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,8 +53,17 @@ impl Terminal {
             assert!(begun.elapsed() < PATIENCE, "what is typed is shown: {}", self.settings());
             sleep(POLL);
         }
+        self.press(&format!("{line}\n"));
+    }
+
+    /// Types Ctrl-C.
+    pub fn interrupt(&mut self) {
+        self.press("\x03");
+    }
+
+    fn press(&mut self, keys: &str) {
         let stdin = self.script.stdin.as_mut().expect("piped");
-        stdin.write_all(format!("{line}\n").as_bytes()).expect("script reads");
+        stdin.write_all(keys.as_bytes()).expect("script reads");
     }
 
     fn settings(&self) -> String {
