@@ -1,6 +1,8 @@
 //! One connection: one task, one loop around one [`Session`]. The only place with both sockets.
 
 mod leg;
+mod pipe;
+mod splice;
 mod wait;
 
 use crate::admission::{MAKE_ROOM, Place, is_out_of_descriptors};
@@ -10,8 +12,9 @@ use crate::log;
 use crate::metrics::{Metrics, outcome_name, side_name};
 use crate::origin::Origin;
 use crate::shared::{Phase, Shared};
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use leg::Leg;
+use splice::Splice;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -37,6 +40,8 @@ const EACH: Duration = Duration::from_millis(5);
 const LAST_LOGIN: Duration = Duration::from_secs(3);
 /// Octets taken by one read.
 const READ_SIZE: usize = 64 * 1024;
+/// The same behind a large literal: of one that follows, little is read and most is spliced.
+const SMALL_READ: usize = 2 * 1024;
 /// What the log says of a session that neither side broke off.
 const FINISHED: &str = "finished";
 
@@ -60,19 +65,23 @@ pub struct Client {
 }
 
 /// Serves one client to the end.
-pub async fn serve(shared: Arc<Shared>, client: Client) {
+pub fn serve(shared: Arc<Shared>, client: Client) -> impl Future<Output = ()> + Send {
     let (id, address, begun) = (id(), client.origin.client, Instant::now());
     let listener = client.listener;
-    let _open = OpenConnection::new(&shared.metrics);
-    let (user, ended) = match Box::pin(Connection::open(shared.clone(), client, id)).await {
-        Ok(mut connection) => {
-            let ended = connection.run().await;
-            (connection.user(), ended)
-        }
-        Err(reason) => (None, reason.into()),
-    };
-    let seconds = begun.elapsed().as_secs_f64();
-    tracing::info!(conn = %Id(id), listener, user, %address, seconds, %ended, "session ended");
+    // Not an argument of the future: it would keep the client's room for the connection's life.
+    let opening = Box::pin(Connection::open(shared.clone(), client, id));
+    async move {
+        let _open = OpenConnection::new(&shared.metrics);
+        let (user, ended) = match opening.await {
+            Ok(mut connection) => {
+                let ended = connection.run().await;
+                (connection.user(), ended)
+            }
+            Err(reason) => (None, reason.into()),
+        };
+        let seconds = begun.elapsed().as_secs_f64();
+        tracing::info!(conn = %Id(id), listener, user, %address, seconds, %ended, "session ended");
+    }
 }
 
 /// Counts a connection as closed, also when its task panics.
@@ -118,6 +127,8 @@ struct Connection {
     shared: Arc<Shared>,
     session: Session,
     legs: [Leg; 2],
+    /// By the side from which octets come.
+    splices: [Splice; 2],
     place: Place,
     wait: Wait,
     /// Zero on the session's clock.
@@ -133,7 +144,7 @@ struct Connection {
 
 impl Connection {
     /// The client's handshake, if its listener begins with one, then the upstream.
-    async fn open(shared: Arc<Shared>, client: Client, id: u32) -> Result<Connection, String> {
+    async fn open(shared: Arc<Shared>, client: Client, id: u32) -> Result<Box<Connection>, String> {
         let Client { stream, origin, tls, place, .. } = client;
         let mut leg = Leg::plain(stream);
         if tls == Tls::Implicit {
@@ -150,9 +161,10 @@ impl Connection {
         let mut settings = shared.current().config.session(tls);
         settings.introduction = shared.current().config.forward_client_id.then(|| origin.id());
         settings.advertise_before_login &= shared.strategy() == Some(Strategy::Copy);
-        let mut connection = Connection {
+        let mut connection = Box::new(Connection {
             session: Session::new(settings),
             legs: [leg, Leg::gone()],
+            splices: Default::default(),
             place,
             wait: Wait::new(&shared),
             begun: Instant::now(),
@@ -161,7 +173,7 @@ impl Connection {
             ended: FINISHED.into(),
             id,
             shared,
-        };
+        });
         match upstream {
             Ok(leg) => connection.legs[Side::Upstream as usize] = leg,
             Err(reason) => connection.lost(Side::Upstream, reason),
@@ -261,58 +273,72 @@ impl Connection {
         {
             return false;
         }
-        SCRATCH.with_borrow_mut(|scratch| match self.legs[from as usize].poll_read(cx, scratch) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(0)) => {
-                self.closed(from);
-                true
-            }
-            Poll::Ready(Ok(octets)) => {
-                self.shared.metrics.bytes[from as usize].read.inc_by(octets as u64);
-                let relayed = self.relay(cx, from, &scratch[..octets]);
-                self.session.receive(from, &scratch[relayed..octets]);
-                true
-            }
-            Poll::Ready(Err(error)) => {
-                self.broken(from, &error);
-                true
+        if let Some(more) = self.splice_in(cx, from) {
+            return more;
+        }
+        let most = if self.splices[from as usize].large { SMALL_READ } else { READ_SIZE };
+        SCRATCH.with_borrow_mut(|scratch| {
+            match self.legs[from as usize].poll_read(cx, &mut scratch[..most]) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(0)) => {
+                    self.closed(from);
+                    true
+                }
+                Poll::Ready(Ok(octets)) => {
+                    self.shared.metrics.bytes[from as usize].read.inc_by(octets as u64);
+                    let through = self.session.receive_through(from, &scratch[..octets]);
+                    self.write_through(cx, from.other(), &scratch[..through]);
+                    // A read that was full has found no large literal, or it is spliced now.
+                    self.splices[from as usize].large &= octets < most;
+                    true
+                }
+                Poll::Ready(Err(error)) => {
+                    self.broken(from, &error);
+                    true
+                }
             }
         })
     }
 
-    /// Writes octets of a literal straight to the other leg, as many as it takes at once, and says how many.
-    fn relay(&mut self, cx: &mut Context<'_>, from: Side, octets: &[u8]) -> usize {
-        let to = from.other();
-        let opaque = usize::try_from(self.session.opaque(from)).unwrap_or(usize::MAX).min(octets.len());
-        if opaque == 0 || !self.session.output(to).is_empty() {
-            return 0;
+    /// Writes octets as they were read, and behind them what the session adds. What is not taken waits in the output.
+    fn write_through(&mut self, cx: &mut Context<'_>, to: Side, octets: &[u8]) {
+        if octets.is_empty() {
+            return;
         }
-        match self.legs[to as usize].poll_write(cx, &octets[..opaque]) {
-            Poll::Ready(Ok(written)) => {
-                self.shared.metrics.bytes[to as usize].written.inc_by(written as u64);
-                self.session.relayed(from, written as u64);
-                written
-            }
-            Poll::Ready(Err(error)) => {
-                self.broken(to, &error);
-                0
-            }
+        self.session.under_way(to, 0);
+        let output = self.session.output(to);
+        let written = match self.legs[to as usize].poll_write_both(cx, octets, output) {
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(error)) => return self.broken(to, &error),
             Poll::Pending => 0,
+        };
+        match octets.get(written..) {
+            Some(rest) => {
+                let behind = std::mem::replace(output, BytesMut::from(rest));
+                output.unsplit(behind);
+            }
+            None => output.advance(written - octets.len()),
         }
+        self.shared.metrics.bytes[to as usize].written.inc_by(written as u64);
     }
 
     /// Writes what a leg takes now, then flushes it: TLS answers Ok while records still wait. Says whether there was
     /// anything that it took.
     fn write(&mut self, cx: &mut Context<'_>, to: Side) -> bool {
+        let (spliced, gone) = self.splice_out(cx, to);
         let (output, leg) = (self.session.output(to), &mut self.legs[to as usize]);
         let before = output.len();
-        match leg.poll_write_all(cx, output) {
+        let all = match gone {
+            Poll::Ready(Ok(())) => leg.poll_write_all(cx, output),
+            waits => waits,
+        };
+        match all {
             Poll::Ready(Err(error)) => self.broken(to, &error),
             // An idle connection holds no buffer.
             Poll::Ready(Ok(())) => *output = BytesMut::new(),
             Poll::Pending => {}
         }
-        let written = before.saturating_sub(self.session.output(to).len());
+        let written = spliced + before.saturating_sub(self.session.output(to).len());
         self.shared.metrics.bytes[to as usize].written.inc_by(written as u64);
         written > 0
     }
@@ -426,8 +452,11 @@ impl Connection {
     }
 
     async fn farewell(&mut self) {
-        let to_client = self.session.output(Side::Client).split();
-        let to_upstream = self.session.output(Side::Upstream).split();
+        let [to_client, to_upstream] = [Side::Client, Side::Upstream].map(|to| {
+            let mut rest = BytesMut::from(&self.splices[to.other() as usize].take()[..]);
+            rest.unsplit(self.session.output(to).split());
+            rest
+        });
         let [client, upstream] = &mut self.legs;
         tokio::join!(client.farewell(to_client), upstream.farewell(to_upstream));
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 const README: &str = include_str!("../README.md");
 /// Where the limits are named.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 17] = [
     include_str!("../src/origin.rs"),
     include_str!("../src/admin.rs"),
     include_str!("../src/admission.rs"),
@@ -16,6 +16,8 @@ const SOURCES: [&str; 15] = [
     include_str!("../src/imap/session/recover.rs"),
     include_str!("../src/connection.rs"),
     include_str!("../src/connection/leg.rs"),
+    include_str!("../src/connection/pipe.rs"),
+    include_str!("../src/connection/splice.rs"),
     include_str!("../src/imap/mod.rs"),
     include_str!("../src/imap/session/mod.rs"),
     include_str!("../src/proxy.rs"),

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -74,6 +74,14 @@ impl Leg {
         }
     }
 
+    /// The socket of a leg in clear.
+    pub(super) fn socket(&self) -> Option<&TcpStream> {
+        match &self.stream {
+            Stream::Plain(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     /// Octets read into the buffer; 0 is the end of file, with or without TLS's close_notify.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
@@ -92,14 +100,21 @@ impl Leg {
         }
     }
 
-    /// As many of the octets as are taken now. What is written to no socket is gone.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+    /// As many of the octets as are taken now, of `first` and then of `second`. What is written to no socket is gone.
+    pub(super) fn poll_write_both(
+        &mut self,
+        cx: &mut Context<'_>,
+        first: &[u8],
+        second: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let both = [IoSlice::new(first), IoSlice::new(second)];
+        let octets = if second.is_empty() { &both[..1] } else { &both[..] };
         let written = match &mut self.stream {
-            Stream::Gone => return Poll::Ready(Ok(octets.len())),
-            Stream::Plain(stream) => ready!(Pin::new(stream).poll_write(cx, octets))?,
+            Stream::Gone => return Poll::Ready(Ok(first.len() + second.len())),
+            Stream::Plain(stream) => ready!(Pin::new(stream).poll_write_vectored(cx, octets))?,
             Stream::Tls(stream) => {
                 self.unflushed = true;
-                ready!(Pin::new(stream).poll_write(cx, octets))?
+                ready!(Pin::new(stream).poll_write_vectored(cx, octets))?
             }
         };
         match written {
@@ -115,7 +130,7 @@ impl Leg {
         output: &mut BytesMut,
     ) -> Poll<io::Result<()>> {
         while !output.is_empty() {
-            let written = ready!(self.poll_write(cx, output))?;
+            let written = ready!(self.poll_write_both(cx, output, &[]))?;
             output.advance(written);
         }
         if let (true, Stream::Tls(stream)) = (self.unflushed, &mut self.stream) {

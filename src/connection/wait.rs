@@ -1,7 +1,7 @@
 //! What a session waits for beside its peers: a MOVE for its turn and for the journal, a SELECT for the journal.
 
 use crate::imap::{Owner, Record, Recovered};
-use crate::journal::{Answer, Journal, Ledger};
+use crate::journal::{Answer, Ledger};
 use crate::shared::Shared;
 use crate::turns::{Turn, Turns};
 use std::future::Future;
@@ -15,12 +15,12 @@ struct Queued {
     record: Record,
 }
 
-/// What a session waits for beside its peers.
+/// What a session waits for beside its peers. What most sessions do not have is boxed.
 pub(super) struct Wait {
     turns: Arc<Turns>,
-    queued: Option<Queued>,
-    turn: Option<Turn>,
-    ledger: Option<Ledger>,
+    queued: Option<Box<Queued>>,
+    turn: Option<Box<Turn>>,
+    ledger: Option<Box<Ledger>>,
     /// Where there is no journal.
     answer: Option<Answer>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Wait {
 impl Wait {
     /// Of one session.
     pub fn new(shared: &Shared) -> Wait {
-        let ledger = shared.journal.as_ref().map(Journal::session);
+        let ledger = shared.journal.as_ref().map(|journal| Box::new(journal.session()));
         Wait { turns: shared.turns.clone(), queued: None, turn: None, ledger, answer: None }
     }
 
@@ -39,7 +39,7 @@ impl Wait {
             _ => None,
         };
         match turn {
-            Some(turn) => self.queued = Some(Queued { turn: Box::pin(turn), record }),
+            Some(turn) => self.queued = Some(Box::new(Queued { turn: Box::pin(turn), record })),
             None => self.write(record),
         }
     }
@@ -71,16 +71,16 @@ impl Wait {
     pub fn ended(&mut self, left_behind: bool) {
         (self.queued, self.turn) = (None, None);
         if left_behind {
-            self.ledger.iter().for_each(Ledger::left_behind);
+            self.ledger.iter().for_each(|ledger| ledger.left_behind());
         }
     }
 
     /// Ready when what was waited for is there.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
         if let Some(queued) = &mut self.queued {
-            self.turn = Some(ready!(queued.turn.as_mut().poll(cx)));
-            if let Some(Queued { record, .. }) = self.queued.take() {
-                self.write(record);
+            self.turn = Some(Box::new(ready!(queued.turn.as_mut().poll(cx))));
+            if let Some(queued) = self.queued.take() {
+                self.write(queued.record);
             }
         }
         match (self.answer.take(), &mut self.ledger) {

@@ -255,6 +255,10 @@ impl Session {
         }
         self.bad_in_a_row = 0;
         self.tags.avoid(&tag);
+        if self.pending.is_empty() {
+            // Most clients have one at a time, and one that idles has it for long.
+            self.pending = Vec::with_capacity(1);
+        }
         self.pending.push(Pending { tag, kind });
         if self.pending.len() == PIPELINED {
             self.met(Limit::Pipelined);

@@ -34,8 +34,9 @@ impl Taking {
 impl Session {
     /// Notes which peer has taken something.
     pub(super) fn watch_peers(&mut self) {
-        for (taking, out) in self.taking.iter_mut().zip(&self.out) {
-            taking.look(out.len(), self.now);
+        for side in [Side::Client, Side::Upstream] {
+            let waiting = self.unwritten(side);
+            self.taking[side as usize].look(waiting, self.now);
         }
     }
 
@@ -80,7 +81,7 @@ impl Session {
     /// When a peer for which octets wait, and which takes none, counts as gone.
     pub(super) fn stall_ends(&self, side: Side, patience: Duration) -> Option<Duration> {
         let gone = side == Side::Client && self.client_lost;
-        let waits = !self.out[side as usize].is_empty() && !gone;
+        let waits = self.unwritten(side) > 0 && !gone;
         waits.then_some(self.taking[side as usize].at + patience)
     }
 
@@ -169,6 +170,24 @@ mod tests {
         session.tick(WRITE_STALL);
         assert!(session.is_finished() && session.output(Side::Client).is_empty());
         assert_eq!(met(&mut session), [Limit::WriteStall]);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_of_what_is_under_way_counts_as_gone() {
+        let mut session = session();
+        session.receive(Side::Client, b"b FETCH 1 BODY[]\r\n");
+        take_all(&mut session);
+        session.receive(Side::Upstream, b"* 1 FETCH (BODY[] {100000}\r\n");
+        take_all(&mut session);
+        session.relayed(Side::Upstream, 90_000);
+        session.under_way(Side::Client, 90_000);
+        assert!(!session.wants(Side::Upstream));
+        session.tick(WRITE_STALL - Duration::from_millis(1));
+        session.under_way(Side::Client, 80_000);
+        session.tick(WRITE_STALL);
+        assert!(!session.is_finished());
+        session.tick(2 * WRITE_STALL);
+        assert_eq!((session.is_finished(), met(&mut session)), (true, vec![Limit::WriteStall]));
     }
 
     #[test]

@@ -95,6 +95,21 @@ enum Phase {
     Running,
 }
 
+/// The octets in hand, as far as they pass to the other leg without a gap: where in memory the next one is.
+struct Through {
+    to: Side,
+    next: usize,
+}
+
+impl Through {
+    /// Whether these are the next ones.
+    fn takes(&mut self, to: Side, octets: &[u8]) -> bool {
+        let takes = to == self.to && octets.as_ptr().addr() == self.next;
+        self.next += if takes { octets.len() } else { 0 };
+        takes
+    }
+}
+
 /// One client and one server: whose turn it is, what is in flight, what is held.
 ///
 /// The shell that owns the sockets feeds it and drains it:
@@ -102,9 +117,11 @@ enum Phase {
 /// 1. [`tick`](Session::tick) with the time since the session began, before every batch of events, and again
 ///    when [`deadline`](Session::deadline) is reached;
 /// 2. read from a leg only while [`wants`](Session::wants) says so, and hand the octets to
-///    [`receive`](Session::receive); while [`opaque`](Session::opaque) is not 0 and nothing waits in the other leg's
+///    [`receive`](Session::receive), or with fewer copies to [`receive_through`](Session::receive_through); while
+///    [`opaque`](Session::opaque) is not 0 and nothing waits in the other leg's
 ///    [`output`](Session::output), that many octets may instead be moved across unread and reported with
-///    [`relayed`](Session::relayed);
+///    [`relayed`](Session::relayed), before they arrive if they go before all other output and it is said with
+///    [`under_way`](Session::under_way) how many have not;
 /// 3. write what [`output`](Session::output) holds and drain what was written;
 /// 4. when [`upgrade`](Session::upgrade) names a leg and its output is written and flushed, do the TLS handshake there
 ///    and call [`secured`](Session::secured);
@@ -120,6 +137,10 @@ pub struct Session {
     draining: bool,
     upgrade: Option<Side>,
     out: [BytesMut; 2],
+    /// Octets that come before those in `out`, outside.
+    under_way: [usize; 2],
+    /// While octets are received: those that pass as they came are not copied.
+    through: Option<Through>,
     inbox: [BytesMut; 2],
     scanner: [Scanner; 2],
     notices: VecDeque<Notice>,
@@ -201,6 +222,8 @@ impl Session {
             draining: false,
             upgrade: None,
             out: Default::default(),
+            under_way: [0; 2],
+            through: None,
             inbox: Default::default(),
             scanner: Default::default(),
             notices: VecDeque::new(),
@@ -257,6 +280,18 @@ impl Session {
         self.settle();
     }
 
+    /// As [`receive`](Session::receive), but octets at the beginning that pass to the other leg as they came are not copied
+    /// into its output: how many. The shell writes them before that output, or puts what cannot be written in front of
+    /// it, and then says [`under_way`](Session::under_way) of the other leg that none is.
+    pub fn receive_through(&mut self, from: Side, bytes: &[u8]) -> usize {
+        let to = from.other();
+        let first = self.unwritten(to) == 0;
+        self.through = first.then(|| Through { to, next: bytes.as_ptr().addr() });
+        self.receive(from, bytes);
+        self.through = None;
+        if first { self.under_way[to as usize] } else { 0 }
+    }
+
     /// The leg's peer will send nothing more (end of file). It may still read.
     pub fn closed(&mut self, side: Side) {
         match side {
@@ -283,7 +318,7 @@ impl Session {
 
     /// Whether octets from this leg are welcome now (back-pressure; a held client).
     pub fn wants(&self, from: Side) -> bool {
-        let room = self.out[from.other() as usize].len() < HIGH_WATER;
+        let room = self.unwritten(from.other()) < HIGH_WATER;
         let open = !self.finished && self.upgrade.is_none();
         open && match from {
             Side::Upstream => room || self.client_lost,
@@ -309,6 +344,15 @@ impl Session {
         self.scanner[from as usize].skip(octets);
         self.taking[from.other() as usize].emit(octets);
         self.hear(from);
+    }
+
+    /// So many of the [`relayed`](Session::relayed) octets have not reached the leg to which they go.
+    pub fn under_way(&mut self, to: Side, octets: usize) {
+        self.under_way[to as usize] = octets;
+    }
+
+    fn unwritten(&self, to: Side) -> usize {
+        self.under_way[to as usize] + self.out[to as usize].len()
     }
 
     fn hear(&mut self, from: Side) {
@@ -384,7 +428,12 @@ impl Session {
 
     /// Takes the next thing that happened.
     pub fn notice(&mut self) -> Option<Notice> {
-        self.notices.pop_front()
+        let notice = self.notices.pop_front();
+        if self.notices.is_empty() {
+            // An idle session holds no more than it needs.
+            self.notices = VecDeque::new();
+        }
+        notice
     }
 
     /// Whether the client has logged in.
@@ -429,12 +478,17 @@ impl Session {
             return;
         }
         self.taking[to as usize].emit(octets.len() as u64);
-        self.out[to as usize].extend_from_slice(octets);
+        let first = self.out[to as usize].is_empty();
+        if first && self.through.as_mut().is_some_and(|through| through.takes(to, octets)) {
+            self.under_way[to as usize] += octets.len();
+        } else {
+            self.out[to as usize].extend_from_slice(octets);
+        }
     }
 
     /// Lines of the gateway's own for the client, behind the response that is being passed on.
     fn say(&mut self, lines: &[u8]) {
-        if self.out[Side::Client as usize].is_empty() {
+        if self.unwritten(Side::Client) == 0 {
             self.said = 0;
         }
         if self.course.is_boundary() {
@@ -454,7 +508,7 @@ impl Session {
 
     /// Octets of the gateway's own that the client has not taken: it is not read while they pile up.
     fn own_words(&self) -> usize {
-        self.unsaid.len() + if self.out[Side::Client as usize].is_empty() { 0 } else { self.said }
+        self.unsaid.len() + if self.unwritten(Side::Client) == 0 { 0 } else { self.said }
     }
 
     fn blame(&mut self, side: Side, breach: Breach) {
