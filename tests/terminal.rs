@@ -32,6 +32,22 @@ async fn a_wrong_password_is_told_and_not_shown() {
     assert!(!shown.contains("jabberwocky"), "{shown}");
 }
 
+#[test]
+fn whoever_types_no_password_is_told_so_on_a_line_of_its_own() {
+    for types_a_line in [true, false] {
+        let mut terminal = Terminal::run(&["probe", "imap://alice@127.0.0.1:9"], &[]);
+        terminal.until(": ");
+        if types_a_line {
+            terminal.type_unseen("")
+        } else {
+            terminal.type_the_end()
+        }
+        let (code, shown) = terminal.ended();
+        let said = shown.ends_with(": \r\nimapmove: password: expected one that is not empty\r\n");
+        assert!(code == 2 && said, "{code}: {shown:?}");
+    }
+}
+
 /// People have 80 columns, and colours only where they want them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_terminal_shows_fits_it_and_is_coloured_as_wanted() {

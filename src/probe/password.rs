@@ -4,6 +4,7 @@ use super::dialogue::Command;
 use crate::config::Problem;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// A password. It does not print.
@@ -29,11 +30,17 @@ impl Password {
 
     /// What somebody types at the terminal, without an echo.
     pub fn asked_for(target: &str) -> Result<Password, Problem> {
-        let typed = rpassword::prompt_password(format!("Password for {target}: "));
-        let typed = typed.map_err(|e| {
-            Problem::new(format!("password: expected a terminal to ask on, or --password-file FILE: {e}"))
-        })?;
         let unusable = || Problem::new("password: expected one that is not empty");
+        let typed = rpassword::prompt_password(format!("Password for {target}: "));
+        let typed = typed.map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => {
+                eprintln!(); // the cursor stands behind the question
+                unusable()
+            }
+            _ => {
+                Problem::new(format!("password: expected a terminal to ask on, or --password-file FILE: {e}"))
+            }
+        })?;
         Password::new(typed.as_bytes()).ok_or_else(unusable)
     }
 

@@ -48,12 +48,22 @@ impl Terminal {
 
     /// Types a line, once the terminal shows nothing of what is typed.
     pub fn type_unseen(&mut self, line: &str) {
+        self.until_unseen();
+        self.press(&format!("{line}\n"));
+    }
+
+    /// Types Ctrl-D, once the terminal shows nothing of what is typed.
+    pub fn type_the_end(&mut self) {
+        self.until_unseen();
+        self.press("\x04");
+    }
+
+    fn until_unseen(&self) {
         let begun = Instant::now();
         while !self.settings().contains(" -echo ") {
             assert!(begun.elapsed() < PATIENCE, "what is typed is shown: {}", self.settings());
             sleep(POLL);
         }
-        self.press(&format!("{line}\n"));
     }
 
     /// Types Ctrl-C.
