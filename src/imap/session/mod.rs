@@ -95,16 +95,23 @@ enum Phase {
     Running,
 }
 
-/// The octets in hand, as far as they pass to the other leg without a gap: where in memory the next one is.
+/// The octets in hand, as far as they pass to the other leg without a gap: where in memory those are that have not.
 struct Through {
     to: Side,
     next: usize,
+    end: usize,
 }
 
 impl Through {
-    /// Whether these are the next ones.
+    fn new(to: Side, bytes: &[u8]) -> Through {
+        let next = bytes.as_ptr().addr();
+        Through { to, next, end: next + bytes.len() }
+    }
+
+    /// Whether these are the next ones. (What is the gateway's own may begin where they end.)
     fn takes(&mut self, to: Side, octets: &[u8]) -> bool {
-        let takes = to == self.to && octets.as_ptr().addr() == self.next;
+        let takes =
+            to == self.to && octets.as_ptr().addr() == self.next && octets.len() <= self.end - self.next;
         self.next += if takes { octets.len() } else { 0 };
         takes
     }
@@ -286,7 +293,7 @@ impl Session {
     pub fn receive_through(&mut self, from: Side, bytes: &[u8]) -> usize {
         let to = from.other();
         let first = self.unwritten(to) == 0;
-        self.through = first.then(|| Through { to, next: bytes.as_ptr().addr() });
+        self.through = first.then(|| Through::new(to, bytes));
         self.receive(from, bytes);
         self.through = None;
         if first { self.under_way[to as usize] } else { 0 }
@@ -536,6 +543,16 @@ impl Session {
 mod tests {
     use super::*;
     use crate::imap::{Intent, Record};
+
+    #[test]
+    fn wire_5_what_lies_behind_the_octets_in_hand_is_not_of_them() {
+        let memory = *b"* 1 EXISTS\r\nand other things";
+        let (line, behind) = memory.split_at(12);
+        let mut through = Through::new(Side::Client, line);
+        assert!(!through.takes(Side::Upstream, &line[..4]) && !through.takes(Side::Client, &memory));
+        assert!(through.takes(Side::Client, &line[..4]) && through.takes(Side::Client, &line[4..]));
+        assert!(!through.takes(Side::Client, behind));
+    }
 
     fn moving() -> Session {
         moving_with(Settings::default())
