@@ -118,16 +118,16 @@ pub struct Idle {
     pub after: f64,
 }
 
-/// Of a peer that has just begun, at 1,000 and at 5,000 connections.
-pub async fn idle(peer: &Peer, tls: Option<&TlsConnector>) -> io::Result<Vec<Idle>> {
-    // What is there once, and not for each connection, is not to be counted.
-    let mut clients = open(peer, tls, 8).await?;
+/// Of a peer that has just begun, at these numbers of connections.
+pub async fn idle(peer: &Peer, tls: Option<&TlsConnector>, sizes: &[usize]) -> io::Result<Vec<Idle>> {
+    // What is there once, or for each one that is busy at the same time, is not to be counted.
+    let mut clients = open(peer, tls, WORKERS).await?;
     clients = fetch_each(clients).await?;
     let base = settled(peer).await;
     let mut found = Vec::new();
-    for connections in [1_000, 5_000] {
+    for &connections in sizes {
         let first = clients.len();
-        let more = open(peer, tls, connections + 8 - first).await?;
+        let more = open(peer, tls, connections + WORKERS - first).await?;
         clients.extend(more);
         let each = |memory: u64| (memory as f64 - base as f64) / connections as f64;
         let before = each(settled(peer).await);

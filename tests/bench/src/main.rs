@@ -209,7 +209,9 @@ impl Bench {
         for (leg, tls, limit) in rows {
             for kind in self.options.peers.clone() {
                 let peer = Peer::start(kind, setting)?;
-                for idle in load::idle(&peer, tls).await? {
+                let few = matches!(kind, Kind::Nginx | Kind::Copy);
+                let sizes = if few { &[1_000][..] } else { &[1_000, 5_000] };
+                for idle in load::idle(&peer, tls, sizes).await? {
                     let (name, octets) = (kind.name(), Unit::Value(" B"));
                     let title = format!("memory of an idle connection, {leg}, of {}", idle.connections);
                     self.table.add(&title, octets, limit, name, idle.before);
