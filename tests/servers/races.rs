@@ -1,8 +1,9 @@
 //! Clients who want the same messages: one after the other, and at the same moment.
 
 use crate::mail;
+use crate::miss_in_a_scan;
 use crate::on_servers;
-use crate::server::Kind;
+use crate::server::{Kind, Server};
 
 /// How often two clients race.
 const ROUNDS: u32 = 8;
@@ -62,4 +63,25 @@ fn what_another_has_moved_is_nothing_to_move(kind: Kind) {
     assert_eq!(subjects(mail::contents(&mut direct, &target)), once(&["message1", "message2"]));
     assert_eq!(subjects(mail::contents(&mut direct, &source)), once(&["message3"]));
     crate::check_no_move(&route);
+}
+
+on_servers!(what_is_announced_as_removed_stays: courier COURIER);
+
+/// What no gateway can see (CHANGELOG, Known limits), and without one: while a client of Courier's removes a message that
+/// it has copied, somebody opens the mailbox, and somebody changes the message's flags.
+fn what_is_announced_as_removed_stays(kind: Kind) {
+    let server = Server::start(kind);
+    crate::seed(&server, 3);
+    let (source, target) = (kind.mailbox("Source"), kind.mailbox("Target"));
+    let [mut client, mut other] = [server.login(), server.login()];
+    client.select(&source);
+    client.ok(&format!("UID COPY 2 {target}"));
+    client.ok("UID STORE 2 +FLAGS.SILENT (\\Deleted)");
+    miss_in_a_scan(&server, &source, "message2");
+    other.select(&source);
+    other.ok("UID STORE 4 +FLAGS.SILENT (\\Flagged)");
+    assert_eq!(client.ok("UID EXPUNGE 2").lines()[..2], ["* 2 EXPUNGE", "* 3 EXISTS"]);
+    let (uid, subject, flags) = mail::listing(&mut client, &source).pop().expect("it has come back");
+    assert_eq!((uid, &subject[..]), (4, "message2"));
+    assert!(flags.contains("\\Deleted"), "{flags:?}");
 }
