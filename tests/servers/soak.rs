@@ -100,13 +100,12 @@ enum Count {
     ByStale,
     ByUnrecorded,
     ByLeft,
-    CameBack,
     Unreported,
     Changed,
     Lost,
 }
 
-const NAMES: [(Count, &str); 29] = [
+const NAMES: [(Count, &str); 28] = [
     (Count::Logins, "logins"),
     (Count::Moves, "MOVEs answered with OK"),
     (Count::Moved, "  messages in them"),
@@ -132,7 +131,6 @@ const NAMES: [(Count, &str); 29] = [
     (Count::ByStale, "  changed since, or undo"),
     (Count::ByUnrecorded, "  without a record"),
     (Count::ByLeft, "  a NO"),
-    (Count::CameBack, "  came back, flagged (Courier)"),
     (Count::Unreported, "copies that nobody reported"),
     (Count::Changed, "messages changed"),
     (Count::Lost, "messages lost"),
@@ -329,6 +327,9 @@ fn live(site: &Site, plant: &mut Plant, plan: Plan, random: &mut fastrand::Rng) 
         }
         let end_all = EndAll(site);
         plant.rage(site);
+        if site.failed.load(Ordering::SeqCst) {
+            show(site.kind, &(plant.log.clone() + &plant.gateway.logged()));
+        }
         drop(end_all);
         stories.into_iter().map(|story| unwind(story.join())).collect()
     })

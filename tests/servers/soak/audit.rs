@@ -5,7 +5,7 @@ use super::user::Attempt;
 use super::{Count, Tally, USERS};
 use crate::client::Client;
 use crate::mail::{self, Flags, between};
-use crate::server::{Kind, Server};
+use crate::server::Server;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -165,25 +165,12 @@ impl Books<'_> {
                 surplus.push(copy);
             }
             let unreported = (copies.len() - 1).saturating_sub(kinds.len());
-            if unreported > 0 && self.is_known_of_courier(copies) {
-                let flagged = copies.iter().enumerate().filter(|(i, copy)| *i != keep && copy.deleted);
-                let flagged: Vec<_> = flagged.map(|(_, copy)| copy).take(unreported).collect();
-                self.tally.add(Count::CameBack, flagged.len());
-                surplus.extend(flagged);
-            } else if unreported > 0 {
+            if unreported > 0 {
                 self.tally.add(Count::Unreported, unreported);
                 self.wrong.push(self.history(letter, copies, kinds.len()));
             }
         }
         surplus
-    }
-
-    /// Courier announces as gone what it does not find while another session changes its flags, and finds it again
-    /// later, under another UID, flagged as deleted: no gateway can see that (CHANGELOG, Known limits). A few of these
-    /// are Courier's; many would be ours.
-    fn is_known_of_courier(&self, copies: &[Found]) -> bool {
-        let few = self.tally.of(Count::CameBack) < self.expected.len().div_ceil(1_000);
-        self.server.kind == Kind::COURIER && few && copies.iter().any(|copy| copy.deleted)
     }
 
     /// All that is known of a message.

@@ -147,7 +147,8 @@ impl Line {
     fn waited(&mut self, read: impl FnOnce(&mut BufReader<TcpStream>) -> Result<()>) -> Result<()> {
         let result = read(&mut self.reader);
         let silent = |e: &Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-        assert!(!result.as_ref().is_err_and(silent), "silence for {PATIENCE:?}");
+        let ends = (self.writer.local_addr(), self.writer.peer_addr());
+        assert!(!result.as_ref().is_err_and(silent), "silence for {PATIENCE:?} between {ends:?}");
         result
     }
 
