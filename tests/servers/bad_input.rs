@@ -154,7 +154,22 @@ fn nothing_hides_in_a_literal_that_the_server_takes_for_a_command(kind: Kind) {
     let direct = said_to_hidden(route.server.address, b"NOOP ) ");
     assert_eq!(direct.contains("hidden OK"), kind != Kind::CYRUS, "without the gateway: {direct}");
     let words = [
-        "NOOP", "LOGIN", "ID", "XYZZY", "alice", "(", "((", ")", "()", "\"x\"", "\"\\x\"", "\t", "~", "{3}",
+        "NOOP",
+        "LOGIN",
+        "ID",
+        "XYZZY",
+        "alice",
+        "(",
+        "((",
+        ")",
+        "()",
+        "]",
+        "\"a-field-with-a-name-of-more-than-30-octets\"",
+        "\"x\"",
+        "\"\\x\"",
+        "\t",
+        "~",
+        "{3}",
         "{0+}\r\n",
     ];
     let mut random = fastrand::Rng::with_seed(7);

@@ -25,10 +25,15 @@ impl Session {
         let only_open = self.pending.iter().all(|p| self.mode.is_open(&p.tag));
         if only_open && self.client_closed && (self.draining || !unheard) {
             self.leave();
-        } else if only_open && self.draining && self.mode.may_end() && self.course.is_boundary() {
+        } else if only_open && self.draining && self.may_end() && self.course.is_boundary() {
             self.say(format!("* BYE {SHUTTING_DOWN}\r\n").as_bytes());
             self.leave();
         }
+    }
+
+    /// Without a login there is nothing to lose: who leaves a command unfinished does not hold a drain.
+    fn may_end(&self) -> bool {
+        self.mode.may_end() || !self.authenticated
     }
 
     /// LOGOUT, if the upstream is between commands, and the end.

@@ -17,6 +17,9 @@ use crate::imap::sequence::UidSet;
 #[derive(Debug)]
 pub struct Copying {
     set: UidSet,
+    again: bool,
+    /// Messages have come while the COPY was on its way.
+    arrivals: bool,
     copies: Copies,
     watch: Watch,
     listing_is_whole: bool,
@@ -33,6 +36,15 @@ impl Copying {
 
     /// What is copied must be able to leave `_source` afterwards.
     pub fn begin(job: Job, set: UidSet, _source: Writable<'_>) -> Next {
+        Copying::send(job, set, false)
+    }
+
+    /// Once more, for what arrived behind a COPY that found nothing.
+    pub fn again(job: Job, set: UidSet) -> Next {
+        Copying::send(job, set, true)
+    }
+
+    fn send(job: Job, set: UidSet, again: bool) -> Next {
         let copies = Copies::new(job.writer.copy_chunks(&set, &job.target));
         let mut flight = job.writer.list(&set);
         let searches = job.writer.search_deleted(&set);
@@ -41,6 +53,8 @@ impl Copying {
         flight.extend(due(&job, &copies));
         let stage = Copying {
             set,
+            again,
+            arrivals: false,
             copies,
             watch: Watch::default(),
             listing_is_whole: true,
@@ -64,6 +78,7 @@ impl Copying {
             }
             Untagged::Status(status) if self.copies.said(status) => Claim::Mine,
             _ => {
+                self.arrivals |= matches!(data, Untagged::Exists(_));
                 self.watch.removal(data);
                 Claim::Forward
             }
@@ -103,7 +118,7 @@ impl Copying {
             }
             (None, Some(unproven)) => {
                 let was_there = if self.listing_is_whole { self.watch.listed.set() } else { Some(self.set) };
-                Unproven::begin(job, unproven, was_there, refused)
+                Unproven::begin(job, unproven, was_there, refused, !self.again && !self.arrivals)
             }
             (None, None) => Next::Finish(refusal(refused)),
         }

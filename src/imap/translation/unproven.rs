@@ -1,5 +1,6 @@
 //! COPY said OK and proved nothing: no message is flagged (MOVE-6, MOVE-12).
 
+use super::copy::Copying;
 use super::{Claim, Job, Next, Stage, Translation, Verdict, named, refusal};
 use crate::imap::Outcome;
 use crate::imap::own_command::Flight;
@@ -15,13 +16,21 @@ pub struct Unproven {
     /// What the COPY can have found; the others arrived later.
     was_there: Option<UidSet>,
     refused: Option<Refused>,
+    /// The first flight was made once, and no message came meanwhile.
+    may_repeat: bool,
     /// Not before NOOP is answered: until then Courier lists and finds what another session has removed.
     searched: Option<Searched>,
 }
 
 impl Unproven {
-    pub fn begin(job: Job, set: UidSet, was_there: Option<UidSet>, refused: Option<Refused>) -> Next {
-        let stage = Unproven { set, was_there, refused, searched: None };
+    pub fn begin(
+        job: Job,
+        set: UidSet,
+        was_there: Option<UidSet>,
+        refused: Option<Refused>,
+        may_repeat: bool,
+    ) -> Next {
+        let stage = Unproven { set, was_there, refused, may_repeat, searched: None };
         match stage.was_there {
             Some(_) => stage.send(job.writer.noop(), job),
             None => stage.search(job),
@@ -57,10 +66,11 @@ impl Unproven {
     pub fn landed(self, job: Job) -> Next {
         match &self.searched {
             None => self.search(job),
-            Some(searched) => {
-                let there = searched.there(&self.set);
-                Next::Finish(self.verdict(there))
-            }
+            Some(searched) => match (searched.there(&self.set), &self.was_there) {
+                // All of it arrived behind the COPY, which cannot have found it.
+                (Some(set), None) if self.refused.is_none() && self.may_repeat => Copying::again(job, set),
+                (there, _) => Next::Finish(self.verdict(there)),
+            },
         }
     }
 
