@@ -233,8 +233,11 @@ impl Client {
     pub fn select(&mut self, mailbox: &str) -> Reply {
         self.view = View::default();
         let reply = self.ok(&format!("SELECT \"{mailbox}\""));
-        let uids = self.ok("UID SEARCH ALL").search();
-        self.view = View(uids.into_iter().map(Some).collect());
+        let found = self.ok("UID SEARCH ALL");
+        self.view = View(found.search().into_iter().map(Some).collect());
+        // What is told behind the result is not in it.
+        let comes_before = |line: &&Vec<u8>| !line.starts_with(b"* SEARCH");
+        found.untagged.iter().skip_while(comes_before).for_each(|line| self.view.observe(line));
         reply
     }
 
