@@ -20,7 +20,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -45,15 +45,38 @@ struct Desk {
     requests: mpsc::Sender<Request>,
     /// The next entry's number.
     ids: Arc<AtomicU64>,
+    draining: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
 /// What the journal's thread is asked to do. A session counts as alive as long as a request of its waits.
 enum Request {
-    Write { id: u64, session: Arc<()>, record: Record, done: Option<oneshot::Sender<Answer>> },
-    Ask { owner: Owner, session: Arc<()>, reply: oneshot::Sender<Answer> },
-    Recovered { id: u64, session: Arc<()>, result: Recovered },
+    Write {
+        id: u64,
+        session: Arc<()>,
+        record: Record,
+        done: Option<oneshot::Sender<Answer>>,
+    },
+    Ask {
+        owner: Owner,
+        session: Arc<()>,
+        reply: oneshot::Sender<Answer>,
+    },
+    Recovered {
+        id: u64,
+        session: Arc<()>,
+        result: Recovered,
+    },
+    /// Something may be free now.
+    Look,
     Close(oneshot::Sender<()>),
+}
+
+impl Request {
+    /// Whether what dead sessions have left matters to it.
+    fn is_about_the_dead(&self) -> bool {
+        matches!(self, Request::Ask { .. } | Request::Write { record: Record::Intent(_), .. })
+    }
 }
 
 /// What a session waited for.
@@ -81,10 +104,10 @@ impl Journal {
     /// If the system has no thread for it.
     pub fn open(folder: &Path, upstream: String, metrics: Arc<Metrics>) -> io::Result<Journal> {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let ids = Arc::new(AtomicU64::default());
-        let desk = Desk { requests, ids: ids.clone(), metrics: metrics.clone() };
+        let (ids, draining) = (Arc::new(AtomicU64::default()), Arc::new(AtomicBool::default()));
+        let desk = Desk { requests, ids: ids.clone(), draining: draining.clone(), metrics: metrics.clone() };
         let folder = folder.to_path_buf();
-        let keeper = move || keeper::keep(Keeper::new(folder, upstream, metrics, ids), queue);
+        let keeper = move || keeper::keep(Keeper::new(folder, upstream, metrics, ids, draining), queue);
         std::thread::Builder::new().name(THREAD.into()).spawn(keeper)?;
         Ok(Journal(Arc::new(desk)))
     }
@@ -99,6 +122,13 @@ impl Journal {
             recorded: true,
             waiting: None,
         }
+    }
+
+    /// No new sessions come: from now on what nobody is at is for another process.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        // If the queue is full, the thread looks soon enough.
+        let _ = self.0.requests.try_send(Request::Look);
     }
 
     /// Ends it. Nothing is left on disk but what is unfinished.
@@ -202,5 +232,15 @@ impl Ledger {
         let (from, to) = shown_mailboxes(intent);
         let user = log::user(&intent.owner.user);
         tracing::warn!(user, from, to, uids = shown_uids(&intent.uids), "{what}");
+    }
+}
+
+/// What it leaves is for others from now on.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if self.current.is_some() {
+            self.session = Arc::default();
+            let _ = self.desk.requests.try_send(Request::Look);
+        }
     }
 }

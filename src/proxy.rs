@@ -103,6 +103,7 @@ impl Proxy {
             admin.abort();
             let _ = admin.await;
         }
+        shared.journal.iter().for_each(Journal::drain);
         let cut = drain(&shared, &tasks, signals).await;
         if let Some(journal) = &shared.journal {
             journal.close().await;

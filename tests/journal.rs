@@ -21,6 +21,8 @@ const PASSWORD: &str = "canary-of-a-password";
 const SUBJECT: &str = "canary-of-a-subject";
 /// The shell's part where nothing is to be changed.
 const PLAIN: &str = "exec \"$@\"";
+/// The same, with a server that counts as hung soon.
+const IMPATIENT: &str = "exec \"$@\" --move-timeout 1s";
 const COPYUID: &str = "[COPYUID 9 2,4 7:8]";
 
 /// A peer of the gateway's.
@@ -126,8 +128,8 @@ impl Gateway {
         line.unwrap_or_else(|| panic!("no {name}")).to_string()
     }
 
-    /// Client and server, with a mailbox selected.
-    fn selected(&self) -> (Peer, Peer) {
+    /// Client and server, behind a login.
+    fn logged_in(&self) -> (Peer, Peer) {
         let mut client = Peer::new(TcpStream::connect(self.listen).expect("connects"));
         let mut server = Peer::new(self.upstream.accept().expect("the gateway connects").0);
         server.send("* OK [CAPABILITY IMAP4rev1 UIDPLUS LITERAL+] ready\r\n");
@@ -135,6 +137,12 @@ impl Gateway {
         server.command(&format!("LOGIN alice {PASSWORD}"));
         server.send("a OK [CAPABILITY IMAP4rev1 UIDPLUS LITERAL+] in\r\n");
         client.until("a OK");
+        (client, server)
+    }
+
+    /// Client and server, with a mailbox selected.
+    fn selected(&self) -> (Peer, Peer) {
+        let (mut client, mut server) = self.logged_in();
         client.send("b SELECT INBOX\r\n");
         server.command("SELECT INBOX");
         server.send("* 4 EXISTS\r\n* OK [UIDVALIDITY 1] valid\r\nb OK [READ-WRITE] selected\r\n");
@@ -250,15 +258,42 @@ async fn fault_4_a_gateway_that_runs_already_finds_it_too_but_not_before_the_kil
     up_to_expunge(&mut client, &mut server);
     assert_eq!(offered(&other).await, []);
     let (_folder, _) = gateway.kill();
-    let begun = Instant::now();
-    // The folder is searched once a second.
-    let found = loop {
-        match offered(&other).await {
-            found if found.is_empty() && begun.elapsed() < PATIENCE => tokio::task::yield_now().await,
-            found => break found,
-        }
-    };
-    proved(&found);
+    proved(&offered(&other).await);
+    other.close().await;
+}
+
+#[test]
+fn fault_4_who_was_told_no_finds_the_move_finished_while_the_session_that_said_so_lives() {
+    let (folder, upstream) = (tempfile::tempdir(), TcpListener::bind("127.0.0.1:0"));
+    let gateway = Gateway::start_with(folder.expect("a folder"), upstream.expect("binds"), IMPATIENT);
+    let (mut client, mut hung) = gateway.selected();
+    up_to_expunge(&mut client, &mut hung);
+    client.until("c NO [UNAVAILABLE]");
+    let (mut again, mut server) = gateway.logged_in();
+    again.send("b SELECT INBOX\r\n");
+    server.command("EXAMINE \"Archive\"");
+    drop((client, hung));
+}
+
+#[tokio::test]
+async fn fault_4_a_draining_gateway_leaves_the_move_to_another_one_before_it_has_ended() {
+    let mut gateway = Gateway::start();
+    let (other, _) = journal(gateway.folder.path(), gateway.upstream.local_addr().expect("bound"));
+    let (mut client, mut server) = gateway.selected();
+    let (mut waiting, mut busy) = gateway.logged_in();
+    waiting.send("b LIST \"\" *\r\n");
+    busy.command("LIST \"\" *");
+    up_to_expunge(&mut client, &mut server);
+    gateway.signal("TERM");
+    gateway.wait_for("draining");
+    assert_eq!(offered(&other).await, []);
+    drop(server);
+    client.until("c NO [UNAVAILABLE]");
+    gateway.wait_for("left unfinished MOVEs to another gateway");
+    proved(&offered(&other).await);
+    assert!(gateway.process.try_wait().expect("a process").is_none(), "somebody still waits for a LIST");
+    busy.send("b OK done\r\n");
+    waiting.until("b OK");
     other.close().await;
 }
 

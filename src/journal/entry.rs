@@ -41,6 +41,14 @@ pub enum State {
     Undo,
 }
 
+/// The first and the last of each range of its UIDs, which ascend.
+fn ranges(intent: &Intent) -> impl Iterator<Item = (u64, u64)> {
+    intent.uids.split(',').filter_map(|part| {
+        let (first, last) = part.split_once(':').unwrap_or((part, part));
+        Some((first.parse().ok()?, last.parse().ok()?))
+    })
+}
+
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -71,12 +79,25 @@ impl Entry {
 
     /// How many messages it was about.
     pub fn messages(&self) -> u64 {
-        let count = |part: &str| {
-            let (first, last) = part.split_once(':').unwrap_or((part, part));
-            let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-            Some(first.abs_diff(last) + 1)
-        };
-        self.intent.uids.split(',').filter_map(count).sum()
+        ranges(&self.intent).map(|(first, last)| first.abs_diff(last) + 1).sum()
+    }
+
+    /// Whether that MOVE is about one of its messages, in the same mailbox of the same user.
+    pub fn shares_messages(&self, with: &Intent) -> bool {
+        fn place(of: &Intent) -> (&Owner, Option<&[u8]>, Option<u32>) {
+            (&of.owner, of.source.as_deref(), of.source_validity)
+        }
+        let (mut ours, mut theirs) = (ranges(&self.intent).peekable(), ranges(with).peekable());
+        while place(&self.intent) == place(with)
+            && let (Some((first, last)), Some((from, to))) = (ours.peek(), theirs.peek())
+        {
+            match (last < from, to < first) {
+                (true, _) => drop(ours.next()),
+                (_, true) => drop(theirs.next()),
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// How large it is, about.

@@ -3,14 +3,14 @@
 use super::entry::{Entry, State, now, shown_mailboxes, shown_uids};
 use super::file::{DeadFile, Failure, OwnFile};
 use super::{Answer, QUEUE, Request};
-use crate::imap::{Owner, Record, Recovered};
+use crate::imap::{Intent, Owner, Record, Recovered};
 use crate::log;
 use crate::metrics::Metrics;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
@@ -22,8 +22,8 @@ const AT_ONCE: usize = 32;
 /// So often a MOVE is handed to a session; then it is given up. A server that goes away whenever one is to be finished
 /// must not keep the user out.
 pub const TRIES: usize = 3;
-/// The folder is searched for dead processes' files no more often.
-const SEARCH_PAUSE: Duration = Duration::from_secs(1);
+/// A file that could not be taken over is tried again no sooner.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 /// After a file could not be written, the next one is made no sooner.
 const RETRY: Duration = Duration::from_secs(10);
 /// So often the thread looks after the entries when nobody asks for anything.
@@ -85,6 +85,8 @@ pub struct Keeper {
     upstream: String,
     metrics: Arc<Metrics>,
     ids: Arc<AtomicU64>,
+    /// This process takes no new sessions: what is free is for another one's.
+    draining: Arc<AtomicBool>,
     moves: BTreeMap<u64, Move>,
     /// Octets of all entries.
     octets: usize,
@@ -95,25 +97,32 @@ pub struct Keeper {
     /// its entries.
     lost: Option<(OwnFile, bool)>,
     tried: Option<Instant>,
-    searched: Option<Instant>,
+    troubled: Option<Instant>,
     failing: Cell<bool>,
 }
 
 impl Keeper {
     /// With a file of its own, if one can be made now.
-    pub fn new(folder: PathBuf, upstream: String, metrics: Arc<Metrics>, ids: Arc<AtomicU64>) -> Keeper {
+    pub fn new(
+        folder: PathBuf,
+        upstream: String,
+        metrics: Arc<Metrics>,
+        ids: Arc<AtomicU64>,
+        draining: Arc<AtomicBool>,
+    ) -> Keeper {
         let mut keeper = Keeper {
             folder,
             upstream,
             metrics,
             ids,
+            draining,
             moves: BTreeMap::new(),
             octets: 0,
             changed: BTreeSet::new(),
             own: None,
             lost: None,
             tried: None,
-            searched: None,
+            troubled: None,
             failing: Cell::new(false),
         };
         if keeper.renew() {
@@ -125,6 +134,9 @@ impl Keeper {
     /// Does what is asked, all of it in one transaction. Says whether it was the last.
     pub fn serve(&mut self, requests: Vec<Request>) -> Option<oneshot::Sender<()>> {
         let (mut recorded, mut asked, mut closed) = (Vec::new(), Vec::new(), None);
+        if requests.iter().any(Request::is_about_the_dead) {
+            self.take_over();
+        }
         for request in requests {
             match request {
                 Request::Write { id, session, record, done } => {
@@ -133,6 +145,7 @@ impl Keeper {
                 }
                 Request::Ask { owner, session, reply } => asked.push((owner, session, reply)),
                 Request::Recovered { id, session, result } => self.settle(id, &session, result),
+                Request::Look => {}
                 Request::Close(done) => closed = Some(done),
             }
         }
@@ -144,9 +157,9 @@ impl Keeper {
         for (done, noted) in recorded {
             let _ = done.send(Answer::Persisted { written: written && noted });
         }
-        if !asked.is_empty() {
-            self.take_over();
-            asked.into_iter().for_each(|(owner, session, reply)| self.offer(&owner, &session, reply));
+        asked.into_iter().for_each(|(owner, session, reply)| self.offer(&owner, &session, reply));
+        if self.draining.load(Ordering::Relaxed) {
+            self.hand_over();
         }
         closed
     }
@@ -154,6 +167,9 @@ impl Keeper {
     /// Says whether the MOVE has this record now.
     fn note(&mut self, id: u64, session: &Arc<()>, record: Record) -> bool {
         let known = self.take(id);
+        if let Record::Intent(intent) = &record {
+            self.overtaken(intent);
+        }
         let (intent, state) = match (record, known) {
             (Record::Intent(intent), _) => (intent, State::Intent),
             (Record::Copied { copyuid }, Some(known)) => (known.entry.intent, State::Copied(copyuid)),
@@ -162,6 +178,13 @@ impl Keeper {
         };
         let entry = Entry { upstream: self.upstream.clone(), intent, state, at: now() };
         self.put(id, Move { entry, session: Arc::downgrade(session), claim: Weak::new(), tries: 0 })
+    }
+
+    /// What a dead session has copied the user moves elsewhere: nobody can tell then who removes it from its mailbox.
+    fn overtaken(&mut self, by: &Intent) {
+        let dead = self.moves.iter().filter(|(_, m)| m.is_dead() && m.entry.shares_messages(by));
+        let ids: Vec<u64> = dead.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.give_up(id, "stale"));
     }
 
     /// Says whether there is room for it.
@@ -328,29 +351,35 @@ impl Keeper {
 
     /// Takes over what dead processes left in the folder.
     pub fn take_over(&mut self) {
-        let lately = self.searched.is_some_and(|at| at.elapsed() < SEARCH_PAUSE);
+        let lately = self.troubled.is_some_and(|at| at.elapsed() < TROUBLE_PAUSE);
         // What cannot be written down here stays there.
         if lately || self.own.is_none() {
             return;
         }
-        self.searched = Some(Instant::now());
-        let candidates = DeadFile::candidates(&self.folder, &self.upstream);
-        for path in candidates.inspect_err(|error| self.unreadable(error)).unwrap_or_default() {
-            match DeadFile::lock(path) {
-                Ok(Some(dead)) => self.inherit(dead),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => self.unreadable(&error),
-            }
+        let taken = match DeadFile::candidates(&self.folder, &self.upstream) {
+            Ok(paths) => paths.into_iter().filter(|path| !self.take_over_file(path)).count() == 0,
+            Err(error) => self.unreadable(&error),
+        };
+        self.troubled = (!taken).then(Instant::now);
+    }
+
+    /// Says whether nothing that is there to be taken over is left.
+    fn take_over_file(&mut self, path: &Path) -> bool {
+        match DeadFile::lock(path.to_path_buf()) {
+            Ok(Some(dead)) => self.inherit(dead),
+            Ok(None) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => self.unreadable(&error),
         }
     }
 
-    fn unreadable(&self, error: &io::Error) {
+    fn unreadable(&self, error: &io::Error) -> bool {
         tracing::warn!(folder = ?self.folder, %error, "a file of the journal cannot be opened; it is left alone");
+        false
     }
 
-    /// A dead process's entries become this one's; its file goes when they are on disk here.
-    fn inherit(&mut self, dead: DeadFile) {
+    /// A dead process's entries become this one's; its file goes when they are on disk here. Says whether they are.
+    fn inherit(&mut self, dead: DeadFile) -> bool {
         let entries = dead.entries().unwrap_or_else(|failure| {
             tracing::error!(folder = ?self.folder, failure.reason, "a file of the journal is damaged");
             vec![None]
@@ -360,12 +389,13 @@ impl Keeper {
         let entries: Vec<Entry> = entries.into_iter().flatten().filter(ours).collect();
         let damaged = entries.len() < whole;
         if self.octets + entries.iter().map(Entry::octets).sum::<usize>() > RECORDS {
-            return;
+            return false;
         }
         let ids: Vec<u64> = entries.into_iter().map(|entry| self.adopt(entry)).collect();
         if !self.flush() {
             ids.into_iter().for_each(|id| drop(self.take(id)));
-            return self.changed.clear();
+            self.changed.clear();
+            return false;
         }
         tracing::info!(moves = ids.len(), damaged, "took over the journal of a gateway that is gone");
         match damaged {
@@ -376,7 +406,7 @@ impl Keeper {
             false => dead.remove(),
         }
         self.sweep();
-        self.flush();
+        self.flush()
     }
 
     fn adopt(&mut self, entry: Entry) -> u64 {
@@ -385,10 +415,28 @@ impl Keeper {
         id
     }
 
+    /// What is free goes to a file that is nobody's, so that another process finds it while this one still drains. If
+    /// that cannot be written, it stays where it is until the end.
+    fn hand_over(&mut self) {
+        let free = self.moves.iter().filter(|(_, m)| m.is_free());
+        let free: Vec<_> = free.map(|(id, m)| (*id, m.entry.encode())).collect();
+        let ids: Vec<u64> = free.iter().map(|(id, _)| *id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let syncs = self.metrics.journal_syncs.clone();
+        if let Ok(file) = OwnFile::create(&self.folder, &self.upstream, syncs, free.into_iter()) {
+            ids.iter().for_each(|id| drop(self.take(*id)));
+            self.flush();
+            file.close();
+            tracing::info!(moves = ids.len(), "left unfinished MOVEs to another gateway");
+        }
+    }
+
     /// Pauses are over.
     #[cfg(test)]
-    pub fn search_again(&mut self) {
-        (self.searched, self.tried) = (None, None);
+    pub fn try_again(&mut self) {
+        (self.troubled, self.tried) = (None, None);
     }
 
     /// Leaves nothing behind but what is unfinished.

@@ -31,8 +31,10 @@ impl Folder {
     fn keeper_for(&self, upstream: &str) -> Tested {
         let metrics: Arc<Metrics> = Arc::default();
         let ids = Arc::default();
-        let keeper = Keeper::new(self.0.path().into(), upstream.into(), metrics.clone(), ids);
-        Tested { keeper, metrics, next: 1000 }
+        let draining: Arc<AtomicBool> = Arc::default();
+        let folder = self.0.path().into();
+        let keeper = Keeper::new(folder, upstream.into(), metrics.clone(), ids, draining.clone());
+        Tested { keeper, metrics, draining, next: 1000 }
     }
 
     /// What a process leaves that is killed with these entries.
@@ -58,6 +60,7 @@ fn own_file(folder: &Path, entries: &[Entry]) -> OwnFile {
 struct Tested {
     keeper: Keeper,
     metrics: Arc<Metrics>,
+    draining: Arc<AtomicBool>,
     next: u64,
 }
 
@@ -164,8 +167,54 @@ fn fault_4_a_living_gateways_file_is_never_taken() {
     assert_eq!(other.ask(&session(), alice()), []);
     assert_eq!(one.ask(&session(), alice()).len(), 1);
     one.kill();
-    other.keeper.search_again();
     assert_eq!(other.ask(&session(), alice()).len(), 1);
+}
+
+#[test]
+fn fault_4_a_draining_gateway_leaves_to_others_what_nobody_is_at() {
+    let folder = Folder::new();
+    let (mut draining, mut other) = (folder.keeper(), folder.keeper());
+    let (lost, kept) = (session(), session());
+    draining.copy(&lost);
+    let kept_id = draining.copy(&kept);
+    draining.draining.store(true, Ordering::Relaxed);
+    draining.tick();
+    assert_eq!(other.ask(&session(), alice()), [], "both sessions live");
+    drop(lost);
+    draining.tick();
+    assert_eq!(folder.files("journal").len(), 3, "of the two, and nobody's");
+    assert_eq!(other.ask(&session(), alice()).len(), 1);
+    assert_eq!(folder.files("journal").len(), 2);
+    drop(kept);
+    assert_eq!(draining.ask(&session(), alice()), [expected(kept_id)], "its own sessions still may");
+    draining.tick();
+    assert_eq!(other.ask(&session(), alice()).len(), 2);
+    draining.close();
+}
+
+#[test]
+fn fault_4_what_the_user_moves_elsewhere_is_reported_and_not_finished() {
+    let moves = |uids: &str, change: &dyn Fn(&mut Intent)| {
+        let folder = Folder::new();
+        let (mut killed, mut keeper) = (folder.keeper(), folder.keeper());
+        killed.copy(&session());
+        killed.kill();
+        let mut intent = Intent { target: b"Elsewhere".into(), uids: uids.into(), ..copied().intent };
+        change(&mut intent);
+        let mine = session();
+        keeper.write(1, &mine, Record::Intent(intent));
+        (keeper.count("stale"), keeper.ask(&session(), alice()).len())
+    };
+    let (reported, left_alone) = ((1, 0), (0, 1));
+    for uids in ["2", "4", "5", "1:9", "1,5", "3:4", "4:5"] {
+        assert_eq!(moves(uids, &|_| ()), reported, "{uids} of 2,4:5");
+    }
+    for uids in ["1", "3", "6", "1,3,6:9"] {
+        assert_eq!(moves(uids, &|_| ()), left_alone, "{uids} of 2,4:5");
+    }
+    assert_eq!(moves("2", &|intent| intent.source = Some(b"Other".into())), left_alone);
+    assert_eq!(moves("2", &|intent| intent.source_validity = Some(8)), left_alone);
+    assert_eq!(moves("2", &|intent| intent.owner.user = b"bob".into()), left_alone);
 }
 
 #[test]
@@ -390,11 +439,12 @@ fn fault_4_without_a_disk_sessions_go_on_and_with_one_again_all_is_written() {
     assert_eq!(keeper.ask(&session(), alice()), [expected(one)], "in this process nothing is forgotten");
 
     fs::create_dir(folder.0.path()).expect("a folder");
-    keeper.keeper.search_again();
+    keeper.keeper.try_again();
     keeper.tick();
     let path = folder.files("journal").remove(0);
     assert_eq!(on_disk(&path).len(), 2);
-    keeper.copy(&session());
+    let elsewhere = Intent { source: Some(b"Elsewhere".into()), ..copied().intent };
+    keeper.write(7, &session(), Record::Intent(elsewhere));
     assert_eq!((on_disk(&path).len(), keeper.metrics.journal_errors.get()), (3, 2));
 }
 
@@ -626,10 +676,27 @@ async fn fault_4_a_dropped_ledgers_move_is_the_next_sessions() {
     assert_eq!(metrics.journal_errors.get(), 2);
 }
 
+#[tokio::test]
+async fn fault_4_a_draining_gateway_hands_over_when_the_session_ends() {
+    let folder = Folder::new();
+    let (journal, _) = journal(&folder);
+    let mut ledger = journal.session();
+    copy(&mut ledger).await;
+    journal.drain();
+    drop(ledger);
+    // Before the next sweep, which nobody waits for.
+    let (mut other, begun, mut found) = (folder.keeper(), std::time::Instant::now(), Vec::new());
+    while found.is_empty() && begun.elapsed() < PATIENCE {
+        found = other.ask(&session(), alice());
+    }
+    assert_eq!(found.len(), 1);
+    journal.close().await;
+}
+
 /// A journal whose thread never answers.
 fn stuck() -> (Journal, mpsc::Receiver<Request>) {
     let (requests, queue) = mpsc::channel(QUEUE);
-    let desk = Desk { requests, ids: Arc::default(), metrics: Arc::default() };
+    let desk = Desk { requests, ids: Arc::default(), draining: Arc::default(), metrics: Arc::default() };
     (Journal(Arc::new(desk)), queue)
 }
 
