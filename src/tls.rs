@@ -1,5 +1,7 @@
 //! Both handshakes: the gateway as server on the client's leg, as client on the upstream leg.
 
+mod stream;
+
 use crate::config::value::Verify;
 use crate::config::{Config, Problem};
 use crate::imap;
@@ -16,9 +18,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
+
+pub use stream::TlsStream;
 
 /// The protocol's name in ALPN (RFC 7301). Demanded of no client, but one that asks for another protocol only is
 /// refused; not offered to the upstream, where a front end that knows other names only might refuse it.
@@ -26,7 +29,7 @@ const ALPN: &[u8] = b"imap";
 
 /// The gateway's side of clients' handshakes.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor(Arc<ServerConfig>);
 
 impl Acceptor {
     /// From `tls-cert` and `tls-key`; nothing if there is no certificate.
@@ -41,13 +44,13 @@ impl Acceptor {
             .with_single_cert(chain, key)
             .map_err(|e| config.problem("tls-key", key_advice(&e)))?;
         tls.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Some(Acceptor(TlsAcceptor::from(Arc::new(tls)))))
+        Ok(Some(Acceptor(Arc::new(tls))))
     }
 
     /// A client's handshake on a stream of which nothing has been read since it was announced.
-    pub async fn accept(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
-        let accepted = self.0.accept(stream).await;
-        accepted.map(TlsStream::from).map_err(|e| format!("TLS handshake with the client failed: {e}"))
+    pub async fn accept(&self, stream: TcpStream) -> Result<TlsStream, String> {
+        let accepted = TlsStream::accept(self.0.clone(), stream).await;
+        accepted.map_err(|e| format!("TLS handshake with the client failed: {e}"))
     }
 }
 
@@ -67,7 +70,7 @@ pub struct Handshake {
 /// The gateway's side of handshakes with the upstream.
 #[derive(Clone)]
 pub struct Connector {
-    tls: TlsConnector,
+    tls: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
@@ -85,18 +88,18 @@ impl Connector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Judge::new(config)?))
             .with_no_client_auth();
-        Ok(Some(Connector { tls: TlsConnector::from(Arc::new(tls)), name }))
+        Ok(Some(Connector { tls: Arc::new(tls), name }))
     }
 
     /// The handshake with the upstream. The error says what to do, and nothing that the upstream said.
-    pub async fn connect(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
-        let connected = self.tls.connect(self.name.clone(), stream).await;
-        connected.map(TlsStream::from).map_err(|e| self.advice(&e))
+    pub async fn connect(&self, stream: TcpStream) -> Result<TlsStream, String> {
+        let connected = TlsStream::connect(self.tls.clone(), self.name.clone(), stream).await;
+        connected.map_err(|e| self.advice(&e))
     }
 
     /// What there is to say of a handshake with the upstream. Names in it are the upstream's own words, escaped.
-    pub fn report(stream: &TlsStream<TcpStream>) -> Handshake {
-        let (_, session) = stream.get_ref();
+    pub fn report(stream: &TlsStream) -> Handshake {
+        let session = stream.state();
         let certificate = session.peer_certificates().and_then(|chain| Certificate::from_der(&chain[0]).ok());
         let (subject, issuer, not_after) = certificate.map_or_else(Default::default, |certificate| {
             let of = certificate.tbs_certificate();

@@ -1,5 +1,6 @@
 //! One socket, in clear or in TLS.
 
+use crate::tls::TlsStream;
 use bytes::{Buf, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
@@ -9,7 +10,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsStream;
 
 /// After so much silence the kernel asks whether the peer is still there, and again at this interval
 /// (Linux: nine times).
@@ -39,7 +39,7 @@ enum Stream {
     Gone,
     Plain(TcpStream),
     /// Boxed: its size is not kept by the legs in clear.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
 }
 
 impl Leg {
@@ -57,7 +57,7 @@ impl Leg {
     }
 
     /// A socket after its handshake. The handshake's last records may still wait.
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Leg {
+    pub(super) fn tls(stream: TlsStream) -> Leg {
         Leg { stream: Stream::Tls(Box::new(stream)), ended: false, unflushed: true }
     }
 

@@ -1,12 +1,12 @@
 //! A mail client that speaks as little IMAP as a probe needs.
 
 use super::password::Password;
+use crate::tls::TlsStream;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsStream;
 use tokio_util::either::Either;
 
 /// How long any answer may take.
@@ -25,7 +25,7 @@ const HIDDEN: &str = "(the password)";
 pub type Result<T> = std::result::Result<T, String>;
 
 /// A connection in clear, or in TLS.
-type Stream = Either<TcpStream, TlsStream<TcpStream>>;
+type Stream = Either<TcpStream, TlsStream>;
 
 /// A command under way. Between two of its parts the server has to say `+`.
 pub struct Command(Vec<Vec<u8>>);
@@ -168,7 +168,7 @@ impl Dialogue {
     }
 
     /// In TLS, with nothing read since the handshake.
-    pub fn in_tls(stream: TlsStream<TcpStream>) -> Dialogue {
+    pub fn in_tls(stream: TlsStream) -> Dialogue {
         Dialogue::new(Either::Right(stream))
     }
 
