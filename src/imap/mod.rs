@@ -10,6 +10,7 @@ mod grammar;
 mod identity;
 mod mailbox;
 mod own_command;
+mod packed;
 mod proof;
 mod recovery;
 mod response;

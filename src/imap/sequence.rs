@@ -1,6 +1,9 @@
 //! Sequence sets as clients write them, and resolved, normalised UID sets (RFC 9051 section 9, MOVE-5).
 
+use super::packed::Packed;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// One end of a range in a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,46 +23,60 @@ pub enum SequenceSet {
     Saved,
 }
 
-/// A set of UIDs: never empty, only numbers, ascending, merged. It can stand in a command as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UidSet(Vec<(u32, u32)>);
+/// A set of UIDs: never empty, only numbers, ascending, merged. It can stand in a command as it is. A clone, or a part of
+/// it, costs nothing.
+#[derive(Clone, Debug)]
+pub struct UidSet {
+    shared: Arc<Vec<(u32, u32)>>,
+    /// Of those ranges, the ones in this set.
+    part: Range<usize>,
+}
+
+impl PartialEq for UidSet {
+    fn eq(&self, other: &UidSet) -> bool {
+        self.ranges() == other.ranges()
+    }
+}
+
+impl Eq for UidSet {}
 
 impl UidSet {
     /// The set of all UIDs in these ranges, whose ends may stand in any order; `None` if there are none.
     pub(super) fn normalise(ranges: impl IntoIterator<Item = (u32, u32)>) -> Option<UidSet> {
         let mut all: Vec<_> = ranges.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
         all.sort_unstable();
-        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(all.len());
-        for (low, high) in all {
-            match merged.last_mut() {
-                Some(last) if low <= last.1.saturating_add(1) => last.1 = last.1.max(high),
-                _ => merged.push((low, high)),
+        all.dedup_by(|next, last| {
+            let joins = next.0 <= last.1.saturating_add(1);
+            if joins {
+                last.1 = last.1.max(next.1);
             }
-        }
-        (!merged.is_empty()).then_some(UidSet(merged))
+            joins
+        });
+        all.shrink_to_fit();
+        (!all.is_empty()).then(|| UidSet { part: 0..all.len(), shared: Arc::new(all) })
     }
 
     /// The ranges, ascending, with a gap between any two.
     pub fn ranges(&self) -> &[(u32, u32)] {
-        &self.0
+        &self.shared[self.part.clone()]
     }
 
     /// How many UIDs are in it.
     pub fn count(&self) -> u64 {
-        self.0.iter().map(|(a, b)| u64::from(b - a) + 1).sum()
+        self.ranges().iter().map(|(a, b)| u64::from(b - a) + 1).sum()
     }
 
     /// Whether the UID is in it.
     pub fn contains(&self, uid: u32) -> bool {
-        let after = self.0.partition_point(|(low, _)| *low <= uid);
-        after > 0 && uid <= self.0[after - 1].1
+        let from = self.ranges().partition_point(|(_, high)| *high < uid);
+        self.ranges().get(from).is_some_and(|(low, _)| *low <= uid)
     }
 
     /// Whether any UID of `other` is in it: cheap where `other` is small.
     pub fn meets(&self, other: &UidSet) -> bool {
-        other.0.iter().any(|(low, high)| {
-            let from = self.0.partition_point(|(_, end)| end < low);
-            self.0.get(from).is_some_and(|(start, _)| start <= high)
+        other.ranges().iter().any(|(low, high)| {
+            let from = self.ranges().partition_point(|(_, end)| end < low);
+            self.ranges().get(from).is_some_and(|(start, _)| start <= high)
         })
     }
 
@@ -70,7 +87,7 @@ impl UidSet {
 
     /// What is in both.
     pub fn intersection(&self, other: &UidSet) -> Option<UidSet> {
-        let (mut mine, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let (mut mine, mut theirs) = (self.ranges().iter().peekable(), other.ranges().iter().peekable());
         let mut both = Vec::new();
         while let (Some(a), Some(b)) = (mine.peek(), theirs.peek()) {
             if a.0.max(b.0) <= a.1.min(b.1) {
@@ -88,8 +105,8 @@ impl UidSet {
     /// What is in it and not in `other`.
     pub fn without(&self, other: &UidSet) -> Option<UidSet> {
         let mut rest = Vec::new();
-        let mut holes = other.0.iter().copied().peekable();
-        for &(low, high) in &self.0 {
+        let mut holes = other.ranges().iter().copied().peekable();
+        for &(low, high) in self.ranges() {
             let mut from = Some(low);
             while let Some(&(a, b)) = holes.peek().filter(|hole| hole.0 <= high) {
                 if let Some(start) = from.filter(|start| *start < a) {
@@ -109,34 +126,42 @@ impl UidSet {
 
     /// What is in either.
     pub fn union(&self, other: &UidSet) -> UidSet {
-        UidSet::normalise(self.0.iter().chain(&other.0).copied()).expect("neither is empty")
+        UidSet::normalise(self.ranges().iter().chain(other.ranges()).copied()).expect("neither is empty")
     }
 
     /// The set in parts whose text is at most `octets` long, ascending (MOVE-8).
     pub fn chunks(&self, octets: usize) -> Vec<UidSet> {
-        let (mut chunks, mut chunk, mut length) = (Vec::new(), Vec::new(), 0);
-        for &range in &self.0 {
-            let own = range_text(range).len() + 1;
-            if length + own > octets && !chunk.is_empty() {
-                chunks.push(UidSet(std::mem::take(&mut chunk)));
-                length = 0;
+        let (mut chunks, mut from, mut length) = (Vec::new(), self.part.start, 0);
+        let part = |part| UidSet { shared: self.shared.clone(), part };
+        for (at, &range) in self.part.clone().zip(self.ranges()) {
+            let own = text_length(range);
+            if length + own > octets && at > from {
+                chunks.push(part(from..at));
+                (from, length) = (at, 0);
             }
-            chunk.push(range);
             length += own;
         }
-        chunks.push(UidSet(chunk));
+        chunks.push(part(from..self.part.end));
         chunks
     }
 }
 
 impl fmt::Display for UidSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, range) in self.0.iter().enumerate() {
-            let comma = if at > 0 { "," } else { "" };
-            write!(f, "{comma}{}", range_text(*range))?;
-        }
-        Ok(())
+        write_ranges(f, self.ranges().iter().copied())
     }
+}
+
+/// Writes ranges as a set, in their order; `f` is a text.
+fn write_ranges(f: &mut impl fmt::Write, ranges: impl Iterator<Item = (u32, u32)>) -> fmt::Result {
+    for (at, (low, high)) in ranges.enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        write!(f, "{comma}{low}")?;
+        if low < high {
+            write!(f, ":{high}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Sequence numbers: for the one FETCH that asks for their UIDs. No [`UidSet`] can be made of it.
@@ -160,14 +185,16 @@ impl NumberSet {
     }
 }
 
-fn range_text((low, high): (u32, u32)) -> String {
-    if low == high { low.to_string() } else { format!("{low}:{high}") }
+/// How long a range is in a set, with a comma.
+fn text_length((low, high): (u32, u32)) -> usize {
+    let digits = |n: u32| n.checked_ilog10().unwrap_or(0) as usize + 1;
+    digits(low) + 1 + if low == high { 0 } else { digits(high) + 1 }
 }
 
 /// Collects numbers one by one in ranges, cheaply when they come ascending or descending.
 #[derive(Clone, Debug, Default)]
 pub struct Collected {
-    ranges: Vec<(u32, u32)>,
+    ranges: Packed<2>,
     /// At so many ranges they are merged, so that what comes again and again does not pile up.
     merge_at: usize,
 }
@@ -182,26 +209,38 @@ impl Collected {
     }
 
     /// Adds a range whose ends stand in order.
-    pub fn push_range(&mut self, (low, high): (u32, u32)) {
-        match self.ranges.last_mut() {
-            Some(last) if last.1.checked_add(1) == Some(low) => last.1 = high,
-            Some(last) if high.checked_add(1) == Some(last.0) => last.0 = low,
-            _ => self.ranges.push((low, high)),
+    pub fn push_range(&mut self, range: (u32, u32)) {
+        let (low, high) = (i64::from(range.0), i64::from(range.1));
+        let joined = match self.ranges.last() {
+            Some([from, to]) if to + 1 == low => Some([from, high]),
+            Some([from, to]) if high + 1 == from => Some([low, to]),
+            _ => None,
+        };
+        if joined.is_some() {
+            self.ranges.pop();
         }
+        self.ranges.push(joined.unwrap_or([low, high]));
         if self.ranges.len() > self.merge_at.max(FEW) {
-            self.ranges = self.set().map(|set| set.0).unwrap_or_default();
+            let merged = self.set();
+            let merged = merged.iter().flat_map(UidSet::ranges);
+            self.ranges = merged.map(|(low, high)| [i64::from(*low), i64::from(*high)]).collect();
             self.merge_at = 2 * self.ranges.len();
         }
     }
 
     /// Adds what another has collected.
     pub fn append(&mut self, other: &Collected) {
-        other.ranges.iter().for_each(|range| self.push_range(*range));
+        other.each().for_each(|range| self.push_range(range));
     }
 
     /// All of them.
     pub fn set(&self) -> Option<UidSet> {
-        UidSet::normalise(self.ranges.iter().copied())
+        UidSet::normalise(self.each())
+    }
+
+    fn each(&self) -> impl Iterator<Item = (u32, u32)> {
+        // They were that short when they came.
+        self.ranges.iter().map(|[low, high]| (low as u32, high as u32))
     }
 }
 
@@ -228,7 +267,7 @@ mod tests {
         let set = UidSet::normalise((1..200).map(|n| (n * 3, n * 3))).unwrap();
         let chunks = set.chunks(50);
         assert!(chunks.iter().all(|c| c.to_string().len() <= 50));
-        assert_eq!(UidSet::normalise(chunks.iter().flat_map(|c| c.0.clone())), Some(set));
+        assert_eq!(UidSet::normalise(chunks.iter().flat_map(|c| c.ranges().to_vec())), Some(set));
     }
 
     proptest! {

@@ -61,7 +61,7 @@ impl Copying {
             listed_late: false,
             searched,
         };
-        Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(stage) }))
+        Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(Box::new(stage)) }))
     }
 
     pub fn data(&mut self, data: &Untagged<'_>) -> Claim {
@@ -100,12 +100,12 @@ impl Copying {
         }
         if self.copies.forget_expunge_issued() {
             let flight = due(&job, &self.copies);
-            return Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(self) }));
+            return Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(Box::new(self)) }));
         }
         if let Some(late) = self.copied_unlisted().filter(|_| !self.listed_late) {
             self.listed_late = true;
             let flight = job.writer.list(&late);
-            return Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(self) }));
+            return Next::Send(flight, Box::new(Translation { job, stage: Stage::Copy(Box::new(self)) }));
         }
         let refused = self.copies.refused();
         let unproven = self.copies.unproven(Some(&self.watch.listed).filter(|_| self.listing_is_whole));

@@ -107,7 +107,7 @@ struct Job {
 #[derive(Debug)]
 enum Stage {
     Resolve(Resolving),
-    Copy(Copying),
+    Copy(Box<Copying>),
     Unproven(Unproven),
     Remove(Box<Removing>),
     Undo(Box<Undoing>),

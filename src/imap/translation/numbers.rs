@@ -1,11 +1,25 @@
 //! Which sequence number each listed message has now, while removals shift them.
 
+use crate::imap::packed::Packed;
+
 /// Neighbours in both countings: message `number + k` has UID `uid + k`.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     number: i64,
     uid: i64,
     count: i64,
+}
+
+impl From<[i64; 3]> for Run {
+    fn from([number, uid, count]: [i64; 3]) -> Run {
+        Run { number, uid, count }
+    }
+}
+
+impl From<Run> for [i64; 3] {
+    fn from(run: Run) -> [i64; 3] {
+        [run.number, run.uid, run.count]
+    }
 }
 
 impl Run {
@@ -28,32 +42,44 @@ const MAX_RUNS: usize = 1 << 20;
 /// by one common shift: a removal costs no more than the way from the one before.
 #[derive(Debug, Default)]
 pub struct Numbers {
-    lower: Vec<Run>,
+    lower: Packed<3>,
     /// Descending, each `shift` too high.
-    upper: Vec<Run>,
+    upper: Packed<3>,
     shift: i64,
 }
 
 impl Numbers {
+    fn settle(&mut self, run: Run) {
+        self.lower.push(run.into());
+    }
+
     fn lift(&mut self, run: Run) {
-        self.upper.push(Run { number: run.number + self.shift, ..run });
+        self.upper.push([run.number + self.shift, run.uid, run.count]);
+    }
+
+    /// The highest run of the lower half.
+    fn below(&self) -> Option<Run> {
+        self.lower.last().map(Run::from)
     }
 
     /// The lowest run of the upper half, with its true number.
+    fn above(&self) -> Option<Run> {
+        self.upper.last().map(|[number, uid, count]| Run { number: number - self.shift, uid, count })
+    }
+
     fn take(&mut self) -> Option<Run> {
-        self.upper.pop().map(|run| Run { number: run.number - self.shift, ..run })
+        let run = self.above();
+        self.upper.pop();
+        run
     }
 
     fn seek(&mut self, before: impl Fn(&Run) -> bool) {
-        while let Some(run) = self.take() {
-            if before(&run) {
-                self.lower.push(run);
-            } else {
-                self.lift(run);
-                break;
-            }
+        while let Some(run) = self.above().filter(&before) {
+            self.upper.pop();
+            self.settle(run);
         }
-        while let Some(run) = self.lower.pop_if(|run| !before(run)) {
+        while let Some(run) = self.below().filter(|run| !before(run)) {
+            self.lower.pop();
             self.lift(run);
         }
     }
@@ -67,16 +93,18 @@ impl Numbers {
     pub fn insert(&mut self, number: u32, uid: u32) -> bool {
         let (number, uid) = (i64::from(number), i64::from(uid));
         self.seek_number(number);
-        let above = self.take().inspect(|run| self.lift(*run));
-        if above.is_some_and(|run| run.number <= number || run.uid <= uid) {
+        if self.above().is_some_and(|run| run.number <= number || run.uid <= uid) {
             return false;
         }
         let full = self.lower.len() + self.upper.len() >= MAX_RUNS;
-        match self.lower.last_mut() {
+        match self.below() {
             Some(run) if run.uid + run.count > uid => return false,
-            Some(run) if run.number + run.count == number && run.uid + run.count == uid => run.count += 1,
+            Some(run) if run.number + run.count == number && run.uid + run.count == uid => {
+                self.lower.pop();
+                self.settle(Run { count: run.count + 1, ..run });
+            }
             _ if full => return false,
-            _ => self.lower.push(Run { number, uid, count: 1 }),
+            _ => self.settle(Run { number, uid, count: 1 }),
         }
         true
     }
@@ -85,8 +113,7 @@ impl Numbers {
     pub fn uid(&mut self, number: u32) -> Option<u32> {
         let number = i64::from(number);
         self.seek_number(number);
-        let run = self.take()?;
-        self.lift(run);
+        let run = self.above()?;
         (run.number <= number).then(|| as_uid(run.uid + number - run.number))
     }
 
@@ -95,10 +122,8 @@ impl Numbers {
         let uid = self.uid(number);
         if let Some(run) = uid.and_then(|_| self.take()) {
             let at = i64::from(number) - run.number;
-            self.lower.extend(run.head(at));
-            if let Some(rest) = run.tail(at + 1) {
-                self.lift(rest);
-            }
+            run.head(at).into_iter().for_each(|run| self.settle(run));
+            run.tail(at + 1).into_iter().for_each(|run| self.lift(run));
         }
         self.shift += 1;
         uid
@@ -108,12 +133,9 @@ impl Numbers {
     pub fn vanish(&mut self, (low, high): (u32, u32)) {
         let (low, high) = (i64::from(low), i64::from(high));
         self.seek(|run| run.uid + run.count <= low);
-        while let Some(run) = self.take() {
-            if run.uid > high {
-                self.lift(run);
-                break;
-            }
-            self.lower.extend(run.head(low - run.uid));
+        while let Some(run) = self.above().filter(|run| run.uid <= high) {
+            self.upper.pop();
+            run.head(low - run.uid).into_iter().for_each(|run| self.settle(run));
             if let Some(rest) = run.tail(high + 1 - run.uid) {
                 self.lift(rest);
                 break;

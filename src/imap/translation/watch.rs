@@ -49,20 +49,17 @@ impl Watch {
 
     /// Takes note of a removal: the UIDs of listed messages that are gone now.
     pub fn removal(&mut self, data: &Untagged<'_>) -> Option<UidSet> {
-        let mut gone = Collected::default();
-        match data {
+        let gone = match data {
             Untagged::Expunge(number) => {
-                self.numbers.expunge(*number).into_iter().for_each(|uid| gone.push(uid))
+                let uid = self.numbers.expunge(*number)?;
+                UidSet::normalise([(uid, uid)])?
             }
             Untagged::Vanished(uids) => {
-                for range in uids.ranges() {
-                    self.numbers.vanish(*range);
-                    gone.push_range(*range);
-                }
+                uids.ranges().iter().for_each(|range| self.numbers.vanish(*range));
+                uids.clone()
             }
-            _ => {}
-        }
-        let gone = gone.set()?;
+            _ => return None,
+        };
         gone.ranges().iter().for_each(|range| self.left.push_range(*range));
         Some(gone)
     }
