@@ -32,39 +32,53 @@ pub(super) enum Purpose {
     Close,
 }
 
-/// A command of the gateway's own, without its tag and without the CR LF at its end. Between two parts it
-/// waits for a continuation.
+/// A command of the gateway's own, without its tag and without the CR LF at its end.
 #[derive(Debug)]
 pub(super) struct OwnCommand {
     pub purpose: Purpose,
-    pub parts: Vec<Vec<u8>>,
+    before_set: &'static str,
+    /// A flight holds sets and not their texts: together those are as long as what the client asked for, several times.
+    set: Option<UidSet>,
+    behind_set: Vec<u8>,
+    /// What follows on a continuation.
+    pub literal: Option<Vec<u8>>,
 }
 
 impl OwnCommand {
     pub fn new(purpose: Purpose, text: impl Into<Vec<u8>>) -> OwnCommand {
-        OwnCommand { purpose, parts: vec![text.into()] }
+        OwnCommand { purpose, before_set: "", set: None, behind_set: text.into(), literal: None }
     }
 
-    fn with_mailbox(
-        purpose: Purpose,
-        text: &str,
-        mailbox: &Mailbox,
-        capabilities: &Capabilities,
-    ) -> OwnCommand {
-        let mut head = text.as_bytes().to_vec();
+    fn of_set(purpose: Purpose, before_set: &'static str, set: UidSet, behind_set: &str) -> OwnCommand {
+        OwnCommand { set: Some(set), before_set, ..OwnCommand::new(purpose, behind_set) }
+    }
+
+    /// The mailbox stands at its end.
+    fn with_mailbox(mut self, mailbox: &Mailbox, capabilities: &Capabilities) -> OwnCommand {
         let octets = &mailbox.octets;
         match &mailbox.wire {
-            Wire::AsSent(raw) => head.extend_from_slice(raw),
+            Wire::AsSent(raw) => self.behind_set.extend_from_slice(raw),
             Wire::Literal if capabilities.allows_non_synchronising(octets.len() as u64) => {
-                head.extend_from_slice(format!("{{{}+}}\r\n", octets.len()).as_bytes());
-                head.extend_from_slice(octets);
+                self.behind_set.extend_from_slice(format!("{{{}+}}\r\n", octets.len()).as_bytes());
+                self.behind_set.extend_from_slice(octets);
             }
             Wire::Literal => {
-                head.extend_from_slice(format!("{{{}}}", octets.len()).as_bytes());
-                return OwnCommand { purpose, parts: vec![head, octets.clone()] };
+                self.behind_set.extend_from_slice(format!("{{{}}}", octets.len()).as_bytes());
+                self.literal = Some(octets.clone());
             }
         }
-        OwnCommand::new(purpose, head)
+        self
+    }
+
+    /// How long its text is at most, in octets.
+    pub fn length(&self) -> usize {
+        self.before_set.len() + self.set.as_ref().map_or(0, UidSet::text_length) + self.behind_set.len()
+    }
+
+    /// Up to its end, or up to where it waits for a continuation.
+    pub fn text(&self) -> Vec<u8> {
+        let set = self.set.as_ref().map(UidSet::to_string).unwrap_or_default();
+        [self.before_set.as_bytes(), set.as_bytes(), &self.behind_set].concat()
     }
 }
 
@@ -88,8 +102,9 @@ impl Writer {
         self.max_line.saturating_sub(OVERHEAD + also).max(LEAST_SET)
     }
 
-    fn each(&self, set: &UidSet, purpose: Purpose, text: impl Fn(&UidSet) -> String) -> Flight {
-        set.chunks(self.room(0)).iter().map(|chunk| OwnCommand::new(purpose, text(chunk))).collect()
+    fn each(&self, set: &UidSet, purpose: Purpose, before: &'static str, behind: &str) -> Flight {
+        let command = |chunk| OwnCommand::of_set(purpose, before, chunk, behind);
+        set.chunks(self.room(0)).into_iter().map(command).collect()
     }
 
     /// `FETCH numbers (UID)`: the one command that may name sequence numbers, and the first of a MOVE.
@@ -100,17 +115,17 @@ impl Writer {
 
     /// `MYRIGHTS mailbox` (RFC 4314).
     pub fn rights(&self, mailbox: &Mailbox) -> OwnCommand {
-        OwnCommand::with_mailbox(Purpose::Rights, "MYRIGHTS ", mailbox, &self.capabilities)
+        OwnCommand::new(Purpose::Rights, "MYRIGHTS ").with_mailbox(mailbox, &self.capabilities)
     }
 
     /// `UID FETCH set (UID)`: which messages there are, at which sequence numbers.
     pub fn list(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::List, |s| format!("UID FETCH {s} (UID)"))
+        self.each(set, Purpose::List, "UID FETCH ", " (UID)")
     }
 
     /// `UID SEARCH UID set DELETED`: which had the flag before the gateway set it.
     pub fn search_deleted(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::SearchDeleted, |s| format!("UID SEARCH UID {s} DELETED"))
+        self.each(set, Purpose::SearchDeleted, "UID SEARCH UID ", " DELETED")
     }
 
     /// The parts of the set that are copied one by one.
@@ -120,22 +135,18 @@ impl Writer {
 
     /// `UID COPY chunk target`.
     pub fn copy(&self, index: usize, chunk: &UidSet, target: &Mailbox) -> OwnCommand {
-        OwnCommand::with_mailbox(
-            Purpose::Copy(index),
-            &format!("UID COPY {chunk} "),
-            target,
-            &self.capabilities,
-        )
+        let copy = OwnCommand::of_set(Purpose::Copy(index), "UID COPY ", chunk.clone(), " ");
+        copy.with_mailbox(target, &self.capabilities)
     }
 
     /// `UID STORE doubled +FLAGS.SILENT (\Deleted)`: only what is in another place too.
     pub fn store(&self, doubled: &impl Doubled) -> Flight {
-        self.each(doubled.uids(), Purpose::Store, |s| format!("UID STORE {s} +FLAGS.SILENT (\\Deleted)"))
+        self.each(doubled.uids(), Purpose::Store, "UID STORE ", " +FLAGS.SILENT (\\Deleted)")
     }
 
     /// `UID EXPUNGE doubled`: never a bare EXPUNGE, and only what is in another place too.
     pub fn expunge(&self, _has: Uidplus, doubled: &impl Doubled) -> Flight {
-        self.each(doubled.uids(), Purpose::Expunge, |s| format!("UID EXPUNGE {s}"))
+        self.each(doubled.uids(), Purpose::Expunge, "UID EXPUNGE ", "")
     }
 
     /// `NOOP`: so that the upstream tells, and knows, what others have removed.
@@ -145,27 +156,27 @@ impl Writer {
 
     /// `UID SEARCH UID set`: which are still there.
     pub fn search(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::SearchLeft, |s| format!("UID SEARCH UID {s}"))
+        self.each(set, Purpose::SearchLeft, "UID SEARCH UID ", "")
     }
 
     /// `UID STORE set -FLAGS.SILENT (\Deleted)`: takes the flag off again.
     pub fn unflag(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::Unflag, |s| format!("UID STORE {s} -FLAGS.SILENT (\\Deleted)"))
+        self.each(set, Purpose::Unflag, "UID STORE ", " -FLAGS.SILENT (\\Deleted)")
     }
 
     /// `UID SEARCH UID set UNDELETED`: which are there and not flagged.
     pub fn search_undeleted(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::SearchLeft, |s| format!("UID SEARCH UID {s} UNDELETED"))
+        self.each(set, Purpose::SearchLeft, "UID SEARCH UID ", " UNDELETED")
     }
 
     /// `SELECT mailbox`.
     pub fn select(&self, mailbox: &Mailbox) -> OwnCommand {
-        OwnCommand::with_mailbox(Purpose::Open, "SELECT ", mailbox, &self.capabilities)
+        OwnCommand::new(Purpose::Open, "SELECT ").with_mailbox(mailbox, &self.capabilities)
     }
 
     /// `EXAMINE mailbox`.
     pub fn examine(&self, mailbox: &Mailbox) -> OwnCommand {
-        OwnCommand::with_mailbox(Purpose::Open, "EXAMINE ", mailbox, &self.capabilities)
+        OwnCommand::new(Purpose::Open, "EXAMINE ").with_mailbox(mailbox, &self.capabilities)
     }
 
     /// `CLOSE`: it removes nothing from a mailbox that is read-only.
@@ -175,11 +186,11 @@ impl Writer {
 
     /// `UID FETCH set (UID FLAGS INTERNALDATE RFC822.SIZE)`: what a message and its copy have in common.
     pub fn describe(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::Describe, |s| format!("UID FETCH {s} (UID FLAGS INTERNALDATE RFC822.SIZE)"))
+        self.each(set, Purpose::Describe, "UID FETCH ", " (UID FLAGS INTERNALDATE RFC822.SIZE)")
     }
 
     /// `UID FETCH set (UID FLAGS)`: for the client, of messages that stay (MOVE-10).
     pub fn fetch_flags(&self, set: &UidSet) -> Flight {
-        self.each(set, Purpose::FetchFlags, |s| format!("UID FETCH {s} (UID FLAGS)"))
+        self.each(set, Purpose::FetchFlags, "UID FETCH ", " (UID FLAGS)")
     }
 }

@@ -1,7 +1,7 @@
 //! Commands of the gateway's own that are on their way: their tags, their continuations, their replies.
 
 use crate::imap::command::Tag;
-use crate::imap::own_command::{Flight, Purpose};
+use crate::imap::own_command::{Flight, OwnCommand, Purpose};
 use std::collections::VecDeque;
 
 /// Hands out the gateway's tags: `m`, a letter that no tag of the client's has had behind an `m`, and a number. So
@@ -44,6 +44,9 @@ impl OwnTags {
 #[derive(Debug, PartialEq, Eq)]
 struct OwnTag(String);
 
+/// Room for a tag, SP and CR LF.
+const TAG: usize = 16;
+
 #[derive(Debug)]
 struct Sent {
     tag: OwnTag,
@@ -51,70 +54,69 @@ struct Sent {
     answered: bool,
 }
 
-/// Octets of one command, up to the next continuation or to its end.
-#[derive(Debug)]
-struct Part {
-    command: usize,
-    octets: Vec<u8>,
-    waits: bool,
-}
-
 /// A flight that is not answered as a whole.
 #[derive(Debug)]
 pub struct InFlight {
     sent: Vec<Sent>,
-    unwritten: VecDeque<Part>,
-    /// The command whose next part waits for `+`.
-    waiting: Option<usize>,
+    /// The last ones of `sent`.
+    unwritten: VecDeque<OwnCommand>,
+    /// The command whose literal waits for `+`.
+    waiting: Option<(usize, Vec<u8>)>,
+    /// The literal whose `+` has come.
+    literal: Option<Vec<u8>>,
     unanswered: usize,
     oldest_unanswered: usize,
 }
 
 impl InFlight {
-    /// Gives each command its tag and writes as far as no continuation is awaited.
-    pub fn launch(flight: Flight, tags: &mut OwnTags, out: &mut Vec<u8>) -> InFlight {
-        let mut launched = InFlight {
+    /// Gives each command its tag. None is written yet.
+    pub fn launch(flight: Flight, tags: &mut OwnTags) -> InFlight {
+        let sent = |own: &OwnCommand| Sent { tag: tags.next(), purpose: own.purpose, answered: false };
+        InFlight {
             unanswered: flight.len(),
-            sent: Vec::new(),
-            unwritten: VecDeque::new(),
+            sent: flight.iter().map(sent).collect(),
+            unwritten: flight.into(),
             waiting: None,
+            literal: None,
             oldest_unanswered: 0,
-        };
-        for (command, own) in flight.into_iter().enumerate() {
-            let tag = tags.next();
-            let mut octets = format!("{} ", tag.0).into_bytes();
-            let parts = own.parts.len();
-            for (at, part) in own.parts.into_iter().enumerate() {
-                octets.extend(part);
-                octets.extend_from_slice(b"\r\n");
-                let waits = at + 1 < parts;
-                launched.unwritten.push_back(Part { command, octets: std::mem::take(&mut octets), waits });
-            }
-            launched.sent.push(Sent { tag, purpose: own.purpose, answered: false });
-        }
-        launched.write(out);
-        launched
-    }
-
-    fn write(&mut self, out: &mut Vec<u8>) {
-        while self.waiting.is_none() {
-            let Some(part) = self.unwritten.pop_front() else { return };
-            out.extend(part.octets);
-            self.waiting = part.waits.then_some(part.command);
         }
     }
 
-    /// `+` came. False if no part waited for it.
-    pub fn continued(&mut self, out: &mut Vec<u8>) -> bool {
-        let awaited = self.waiting.take().is_some();
-        self.write(out);
-        awaited
+    /// The next octets to be written, if no continuation is awaited.
+    pub fn next_octets(&mut self) -> Option<Vec<u8>> {
+        if let Some(literal) = self.literal.take() {
+            return Some([&literal[..], b"\r\n"].concat());
+        }
+        if self.waiting.is_some() {
+            return None;
+        }
+        let at = self.written();
+        let own = self.unwritten.pop_front()?;
+        let tag = &self.sent[at].tag.0;
+        let octets = [tag.as_bytes(), b" ", &own.text(), b"\r\n"].concat();
+        self.waiting = own.literal.map(|literal| (at, literal));
+        Some(octets)
+    }
+
+    /// About how many octets its commands are.
+    pub fn length(&self) -> usize {
+        self.unwritten.iter().map(|own| own.length() + TAG).sum()
+    }
+
+    /// How many commands are written, or have been begun.
+    fn written(&self) -> usize {
+        self.sent.len() - self.unwritten.len()
+    }
+
+    /// `+` came. False if no command waited for it.
+    pub fn continued(&mut self) -> bool {
+        self.literal = self.waiting.take().map(|(_, literal)| literal);
+        self.literal.is_some()
     }
 
     /// A tagged reply came: the purpose of the command, if it is one of these.
-    pub fn answered(&mut self, tag: &[u8], out: &mut Vec<u8>) -> Option<Purpose> {
-        let from = self.oldest_unanswered;
-        let written = self.unwritten.front().map_or(self.sent.len(), |part| part.command + 1);
+    pub fn answered(&mut self, tag: &[u8]) -> Option<Purpose> {
+        let (from, written) = (self.oldest_unanswered, self.written());
         let at =
             from + self.sent[from..written].iter().position(|s| !s.answered && s.tag.0.as_bytes() == tag)?;
         self.sent[at].answered = true;
@@ -122,12 +124,8 @@ impl InFlight {
         while self.sent.get(self.oldest_unanswered).is_some_and(|s| s.answered) {
             self.oldest_unanswered += 1;
         }
-        if self.waiting == Some(at) {
-            // Refused instead of continued: the rest of that command is never written.
-            self.unwritten.retain(|part| part.command != at);
-            self.waiting = None;
-            self.write(out);
-        }
+        // Refused instead of continued: the rest of that command is never written.
+        self.waiting.take_if(|(command, _)| *command == at);
         Some(self.sent[at].purpose)
     }
 

@@ -14,7 +14,7 @@ use super::arguments::Arguments;
 use super::capability::{Capabilities, Leg};
 use super::command::Tag;
 use super::identity::Who;
-use super::own_command::Flight;
+use super::own_command::{Flight, Purpose};
 use super::scan::Scanner;
 use super::selected::Selected;
 use super::{Breach, Notice, Owner, Settings, Side, Tls, Unfinished};
@@ -196,6 +196,8 @@ pub struct Session {
 
     tags: OwnTags,
     flight: Option<InFlight>,
+    /// The purpose of the command of the flight that was answered last, and whether with OK.
+    landing: Option<(Purpose, bool)>,
     /// A flight that waits for the journal.
     unsent: Option<Flight>,
     work: Option<Work>,
@@ -262,6 +264,7 @@ impl Session {
             unprovable_targets: HashSet::new(),
             tags: OwnTags::default(),
             flight: None,
+            landing: None,
             unsent: None,
             work: None,
             progress_at: Duration::ZERO,
@@ -469,11 +472,13 @@ impl Session {
         }
     }
 
-    /// Octets of the other leg may have freed the client; and some ends can come only now.
+    /// What follows from a response: behind it, when its octets, which may be many, are no more. Octets of the other leg
+    /// may have freed the client; and some ends can come only now.
     fn settle(&mut self) {
         if self.finished {
             return;
         }
+        self.land();
         if self.held && !self.inbox[Side::Client as usize].is_empty() && self.upgrade.is_none() {
             self.pump(Side::Client);
         }

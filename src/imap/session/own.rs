@@ -167,10 +167,19 @@ impl Session {
 // Flights.
 impl Session {
     pub(super) fn send(&mut self, flight: Flight) {
-        let mut out = Vec::new();
-        self.flight = Some(InFlight::launch(flight, &mut self.tags, &mut out));
+        let flight = InFlight::launch(flight, &mut self.tags);
+        // A buffer that grows is there twice for a moment.
+        self.out[Side::Upstream as usize].reserve(flight.length());
+        self.flight = Some(flight);
         self.progress_at = self.now;
-        self.emit(Side::Upstream, &out);
+        self.write_flight();
+    }
+
+    /// As far as no continuation is awaited.
+    pub(super) fn write_flight(&mut self) {
+        while let Some(octets) = self.flight.as_mut().and_then(InFlight::next_octets) {
+            self.emit(Side::Upstream, &octets);
+        }
     }
 
     pub(super) fn asks(&self, purpose: Purpose) -> bool {
@@ -180,15 +189,12 @@ impl Session {
     /// A tagged reply: false if it is to no command of the gateway's own.
     pub(super) fn own_reply(&mut self, tag: &[u8], status: &Status<'_>) -> bool {
         let Some(flight) = &mut self.flight else { return false };
-        let mut out = Vec::new();
-        let Some(purpose) = flight.answered(tag, &mut out) else { return false };
-        let landed = flight.has_landed();
-        self.emit(Side::Upstream, &out);
-        self.own_answer(purpose, status);
-        if landed && !self.finished {
-            self.flight = None;
-            self.landed(purpose, status.is_ok());
+        let Some(purpose) = flight.answered(tag) else { return false };
+        if flight.has_landed() {
+            self.landing = Some((purpose, status.is_ok()));
         }
+        self.write_flight();
+        self.own_answer(purpose, status);
         true
     }
 
@@ -212,7 +218,10 @@ impl Session {
         }
     }
 
-    fn landed(&mut self, last: Purpose, accepted: bool) {
+    /// What follows the flight, if every command of it is answered.
+    pub(super) fn land(&mut self) {
+        let Some((last, accepted)) = self.landing.take() else { return };
+        self.flight = None;
         match self.work.take() {
             Some(Work::DemandTls) => self.tls_demanded(last, accepted),
             Some(Work::ListForGreeting) => self.greet_client(),

@@ -1,5 +1,6 @@
 //! What the upstream says: passed on, learnt from, rewritten where it lists capabilities (CAP-1, WIRE-2, WIRE-10).
 
+use super::flight::InFlight;
 use super::{Kind, OWN_ANSWER, Pending, Phase, Session, UNDERSTOOD};
 use crate::imap::capability::{self, Capabilities};
 use crate::imap::grammar;
@@ -34,7 +35,12 @@ impl Course {
 impl Session {
     pub(super) fn consume_upstream(&mut self, input: &[u8]) -> usize {
         let mut used = 0;
-        while !self.finished && self.upgrade != Some(Side::Upstream) {
+        while used < input.len() {
+            // Here too and not behind all of the input alone, so that nothing depends on how it was cut.
+            self.settle();
+            if self.finished || self.upgrade == Some(Side::Upstream) {
+                break;
+            }
             let asked = self.flight.is_some();
             let rest = &input[used..];
             let Some(piece) = self.scanner[Side::Upstream as usize].next(rest, |head| limit(head, asked))
@@ -43,8 +49,6 @@ impl Session {
             };
             used += piece.len();
             self.upstream_piece(piece);
-            // Here and not behind all of the input, so that nothing depends on how it was cut.
-            self.settle();
         }
         if self.upgrade == Some(Side::Upstream) && used < input.len() {
             self.end_in_clear(Side::Upstream);
@@ -166,10 +170,8 @@ impl Session {
     }
 
     fn continuation(&mut self, line: &[u8]) -> bool {
-        let mut out = Vec::new();
-        let own = self.flight.as_mut().is_some_and(|flight| flight.continued(&mut out));
-        self.emit(Side::Upstream, &out);
-        if own {
+        if self.flight.as_mut().is_some_and(InFlight::continued) {
+            self.write_flight();
             return true;
         }
         self.client_may_go_on();
