@@ -9,7 +9,7 @@ use nom::bytes::complete::{tag, tag_no_case, take, take_till, take_while, take_w
 use nom::character::complete::{char, digit1};
 use nom::combinator::{all_consuming, map, map_opt, opt, recognize, value, verify};
 use nom::multi::{fold_many0, separated_list1};
-use nom::sequence::{delimited, preceded, separated_pair, terminated};
+use nom::sequence::{delimited, preceded, separated_pair};
 use nom::{IResult, Parser};
 
 type Parsed<'a, T> = IResult<&'a [u8], T>;
@@ -127,27 +127,30 @@ pub fn response_code(i: &[u8]) -> Parsed<'_, (&[u8], &[u8])> {
     delimited(char('['), (name, argument), char(']')).parse(i)
 }
 
-/// `uid-set = (uniqueid / uid-range) ["," uid-set]` (RFC 4315), in the order of the text.
-pub fn uid_set(i: &[u8]) -> Parsed<'_, Vec<(u32, u32)>> {
-    let item = map((nz_number, opt(preceded(char(':'), nz_number))), |(a, b)| {
+/// `uniqueid / uid-range` (RFC 4315), the lower end first.
+fn uid_range(i: &[u8]) -> Parsed<'_, (u32, u32)> {
+    map((nz_number, opt(preceded(char(':'), nz_number))), |(a, b)| {
         let b = b.unwrap_or(a);
         (a.min(b), a.max(b))
-    });
-    separated_list1(char(','), item).parse(i)
+    })
+    .parse(i)
 }
 
-/// A [`uid_set`] with the octets it was written in.
-pub type WrittenUids<'a> = (&'a [u8], Vec<(u32, u32)>);
+/// `uid-set = (uniqueid / uid-range) ["," uid-set]` (RFC 4315), in the order of the text.
+pub fn uid_set(i: &[u8]) -> Parsed<'_, Vec<(u32, u32)>> {
+    separated_list1(char(','), uid_range).parse(i)
+}
 
-/// `resp-code-copy = "COPYUID" SP nz-number SP uid-set SP uid-set` (RFC 4315), from behind the name.
-pub fn copyuid(i: &[u8]) -> Option<(u32, WrittenUids<'_>, WrittenUids<'_>)> {
-    let written = |i| {
-        let (rest, set): (&[u8], _) = uid_set(i)?;
-        let i: &[u8] = i;
-        Ok((rest, (&i[..i.len() - rest.len()], set)))
-    };
-    let all = (terminated(nz_number, char(' ')), terminated(written, char(' ')), written);
-    all_consuming(all).parse(i).ok().map(|(_, all)| all)
+/// A [`uid_set`] range by range, as it may be too long to stand in memory twice; `None` for what is none.
+pub fn uid_ranges(i: &[u8]) -> impl Iterator<Item = Option<(u32, u32)>> {
+    i.split(|c| *c == b',').map(|range| all_consuming(uid_range).parse(range).ok().map(|(_, range)| range))
+}
+
+/// `resp-code-copy = "COPYUID" SP nz-number SP uid-set SP uid-set` (RFC 4315), from behind the name; the sets are for
+/// [`uid_ranges`].
+pub fn copyuid(i: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let word = || preceded(char(' '), take_while1(|c| c != b' '));
+    all_consuming((nz_number, word(), word())).parse(i).ok().map(|(_, all)| all)
 }
 
 /// `"VANISHED" [SP "(EARLIER)"] SP known-uids` (RFC 7162), from behind the name: earlier, and the UIDs.

@@ -1,8 +1,10 @@
 //! What proves that messages were copied: an accepted COPY and the COPYUID that it brought (RFC 4315, MOVE-6).
 
 use super::grammar;
+use super::packed::Packed;
 use super::response::Status;
-use super::sequence::{Collected, UidSet};
+use super::sequence::{Collected, UidSet, text_length, write_ranges};
+use bytes::BytesMut;
 
 /// Messages of the selected mailbox of which there is another in another place. Made in this file alone, and STORE
 /// and UID EXPUNGE can be written for nothing else.
@@ -66,7 +68,8 @@ impl Found {
 pub struct Pairs {
     /// The target's UIDVALIDITY.
     pub validity: u32,
-    runs: Vec<Run>,
+    /// The [`Run`]s of each COPYUID, in the upstream's order.
+    lists: Vec<Packed<3>>,
 }
 
 /// Neighbours in both mailboxes: message `source + k` has the copy `target + k`.
@@ -77,27 +80,66 @@ struct Run {
     count: u32,
 }
 
-impl Pairs {
-    /// Both lists name as many UIDs, each range ascending.
-    fn zip(validity: u32, source: &[(u32, u32)], target: &[(u32, u32)]) -> Pairs {
-        let (mut source, mut target) = (source.iter().copied(), target.iter().copied());
-        let (mut runs, mut left, mut right) = (Vec::new(), source.next(), target.next());
-        while let (Some((from, from_end)), Some((to, to_end))) = (left, right) {
-            let more = (from_end - from).min(to_end - to);
-            runs.push(Run { source: from, target: to, count: more + 1 });
-            let rest = |at: u32, end: u32| (end - at > more).then(|| (at + more + 1, end));
-            left = rest(from, from_end).or_else(|| source.next());
-            right = rest(to, to_end).or_else(|| target.next());
-        }
-        Pairs { validity, runs }
+impl From<[i64; 3]> for Run {
+    fn from(row: [i64; 3]) -> Run {
+        // They were that short when they came.
+        let [source, target, count] = row.map(|number| number as u32);
+        Run { source, target, count }
+    }
+}
+
+impl From<Run> for [i64; 3] {
+    fn from(run: Run) -> [i64; 3] {
+        [run.source, run.target, run.count].map(i64::from)
+    }
+}
+
+impl Run {
+    fn messages(self) -> (u32, u32) {
+        (self.source, self.source + (self.count - 1))
     }
 
-    /// All of them in one, if each message has a copy of its own. Of several targets, the first one's UIDVALIDITY.
-    fn merge(proofs: &[Copyuid]) -> Option<Pairs> {
-        let validity = proofs.first()?.pairs.validity;
-        let runs = proofs.iter().flat_map(|proof| proof.pairs.runs.iter().copied()).collect();
-        let pairs = Pairs { validity, runs };
-        (pairs.copies().count() == pairs.count()).then_some(pairs)
+    fn copies(self) -> (u32, u32) {
+        (self.target, self.target + (self.count - 1))
+    }
+}
+
+/// The pairs of two lists that name as many UIDs, each range ascending.
+fn zip(
+    mut source: impl Iterator<Item = (u32, u32)>,
+    mut target: impl Iterator<Item = (u32, u32)>,
+) -> impl Iterator<Item = Run> {
+    let (mut left, mut right) = (source.next(), target.next());
+    std::iter::from_fn(move || {
+        let ((from, from_end), (to, to_end)) = (left?, right?);
+        let more = (from_end - from).min(to_end - to);
+        let rest = |at: u32, end: u32| (end - at > more).then(|| (at + more + 1, end));
+        left = rest(from, from_end).or_else(|| source.next());
+        right = rest(to, to_end).or_else(|| target.next());
+        Some(Run { source: from, target: to, count: more + 1 })
+    })
+}
+
+/// Ranges in their order, neighbours as one.
+fn joined(ranges: impl Iterator<Item = (u32, u32)>) -> impl Iterator<Item = (u32, u32)> {
+    let mut ranges = ranges.peekable();
+    std::iter::from_fn(move || {
+        let (low, mut high) = ranges.next()?;
+        while let Some((_, end)) = ranges.next_if(|next| high.checked_add(1) == Some(next.0)) {
+            high = end;
+        }
+        Some((low, high))
+    })
+}
+
+impl Pairs {
+    /// The pairs of a list, of which no UID stands there twice.
+    fn zip(
+        validity: u32,
+        source: impl Iterator<Item = (u32, u32)>,
+        target: impl Iterator<Item = (u32, u32)>,
+    ) -> Pairs {
+        Pairs { validity, lists: vec![zip(source, target).map(<[i64; 3]>::from).collect()] }
     }
 
     /// Reads the line `* OK [COPYUID ...]` that the journal has kept.
@@ -113,12 +155,12 @@ impl Pairs {
 
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.count)).sum()
+        self.runs().map(|run| u64::from(run.count)).sum()
     }
 
     /// The messages' UIDs in the source.
     pub fn messages(&self) -> UidSet {
-        all_of(self.runs.iter().map(|run| (run.source, run.count)))
+        all_of(self.runs().map(Run::messages))
     }
 
     /// Whether a UID is among the messages and among the copies.
@@ -126,30 +168,57 @@ impl Pairs {
         self.messages().meets(&self.copies())
     }
 
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        self.lists.iter().flat_map(Packed::iter).map(Run::from)
+    }
+
     fn each(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.runs.iter().flat_map(|run| (0..run.count).map(|k| (run.source + k, run.target + k)))
+        self.runs().flat_map(|run| (0..run.count).map(move |k| (run.source + k, run.target + k)))
     }
 
     /// The copies' UIDs.
     pub fn copies(&self) -> UidSet {
-        all_of(self.runs.iter().map(|run| (run.target, run.count)))
+        all_of(self.runs().map(Run::copies))
     }
 
     /// The copies of what was found in the source.
     pub fn spare(&self, found: &Found) -> Option<Spare> {
-        partners(&found.0, self.runs.iter().map(|run| (run.source, run.target, run.count))).map(Spare)
+        partners(&found.0, self.runs().map(|run| (run.source, run.target, run.count))).map(Spare)
     }
 
     /// The messages whose copies these are.
     pub fn sources(&self, copies: &UidSet) -> Option<UidSet> {
-        partners(copies, self.runs.iter().map(|run| (run.target, run.source, run.count)))
+        partners(copies, self.runs().map(|run| (run.target, run.source, run.count)))
+    }
+
+    /// The line `* OK [COPYUID ...]`. Several COPYs: merged, pairs in the upstream's order, never sorted apart (MOVE-9).
+    pub fn line(&self) -> BytesMut {
+        let sides: [fn(Run) -> (u32, u32); 2] = [Run::messages, Run::copies];
+        let length: usize = sides.iter().flat_map(|side| self.side(*side)).flatten().map(text_length).sum();
+        let mut line = BytesMut::with_capacity(length + ROOM);
+        line.extend_from_slice(format!("* OK [COPYUID {}", self.validity).as_bytes());
+        for side in sides {
+            for (at, list) in self.side(side).enumerate() {
+                line.extend_from_slice(if at > 0 { b"," } else { b" " });
+                write_ranges(&mut line, list).expect("a buffer takes all");
+            }
+        }
+        line.extend_from_slice(b"] Moved\r\n");
+        line
+    }
+
+    /// The messages or the copies, list by list, neighbours as one range.
+    fn side(&self, of: fn(Run) -> (u32, u32)) -> impl Iterator<Item = impl Iterator<Item = (u32, u32)>> {
+        self.lists.iter().map(move |list| joined(list.iter().map(move |row| of(row.into()))))
     }
 }
 
-/// The UIDs of these runs: (from, how many).
-fn all_of(runs: impl Iterator<Item = (u32, u32)>) -> UidSet {
-    UidSet::normalise(runs.map(|(from, count)| (from, from + (count - 1))))
-        .expect("pairs are of one message at least")
+/// For what stands around the lists, and for what else the client gets with them: a buffer that grows is there twice for a
+/// moment.
+const ROOM: usize = 72 * 1024;
+
+fn all_of(ranges: impl Iterator<Item = (u32, u32)>) -> UidSet {
+    UidSet::normalise(ranges).expect("pairs are of one message at least")
 }
 
 /// What stands across from `set`, in runs of neighbours: (there, across, how many).
@@ -162,32 +231,33 @@ fn partners(set: &UidSet, runs: impl Iterator<Item = (u32, u32, u32)>) -> Option
     UidSet::normalise(runs.filter_map(of_run).flatten())
 }
 
-/// `COPYUID` as the upstream wrote it: pairs stay in its order.
+/// A `COPYUID`: pairs stay in the upstream's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Copyuid {
     pairs: Pairs,
-    source: UidSet,
-    source_text: Vec<u8>,
-    target_text: Vec<u8>,
+    messages: UidSet,
 }
 
 impl Copyuid {
     /// Reads the code's argument; `None` if it is malformed or the two lists are not equally long.
     fn parse(argument: &[u8]) -> Option<Copyuid> {
-        let (validity, (source_text, source), (target_text, target)) = grammar::copyuid(argument)?;
-        let length =
-            |ranges: &[(u32, u32)]| -> u64 { ranges.iter().map(|(a, b)| u64::from(b - a) + 1).sum() };
-        let asked = length(&source);
-        let both = (UidSet::normalise(source.iter().copied())?, UidSet::normalise(target.iter().copied())?);
-        // A UID that stands there twice was copied twice, or is the copy of two messages.
-        let proves = asked == length(&target) && asked == both.0.count() && asked == both.1.count();
-        proves.then(|| Copyuid {
-            pairs: Pairs::zip(validity, &source, &target),
-            source: both.0,
-            source_text: source_text.to_vec(),
-            target_text: target_text.to_vec(),
-        })
+        let (validity, source, target) = grammar::copyuid(argument)?;
+        let copies = distinct(target)?.count();
+        let ranges = |list| grammar::uid_ranges(list).flatten();
+        let pairs = Pairs::zip(validity, ranges(source), ranges(target));
+        let messages = distinct(source).filter(|messages| messages.count() == copies)?;
+        Some(Copyuid { pairs, messages })
     }
+}
+
+/// The UIDs of a list, if it is well-formed. One that stands there twice was copied twice, or is the copy of two messages.
+fn distinct(list: &[u8]) -> Option<UidSet> {
+    let mut ranges = Vec::with_capacity(list.split(|c| *c == b',').count());
+    for range in grammar::uid_ranges(list) {
+        ranges.push(range?);
+    }
+    let named: u64 = ranges.iter().map(|(a, b)| u64::from(b - a) + 1).sum();
+    UidSet::normalise(ranges).filter(|set| set.count() == named)
 }
 
 /// A COPYUID that proves nothing.
@@ -200,7 +270,7 @@ fn read(argument: &[u8]) -> Result<Copyuid, Malformed> {
 
 /// Whether a code may be about these messages.
 fn concerns(code: &Result<Copyuid, Malformed>, set: &UidSet) -> bool {
-    code.as_ref().map_or(true, |code| code.source.meets(set))
+    code.as_ref().map_or(true, |code| code.messages.meets(set))
 }
 
 /// The COPYs of one MOVE, and what the upstream said to each.
@@ -253,8 +323,6 @@ pub struct Refused {
 pub struct Proof {
     /// The messages that are in the target.
     pub copied: Copied,
-    /// For the client, if all are in one target (MOVE-9).
-    pub copyuid: Option<Vec<u8>>,
     /// Which copy is whose, if all are in one target.
     pub pairs: Option<Pairs>,
 }
@@ -300,22 +368,38 @@ impl Copies {
 
     /// What is proved: by at most one COPYUID for each COPY, of UIDs that were asked for, each with its own copy.
     pub fn proof(&self) -> Option<Proof> {
-        let proofs: Vec<_> = self.chunks.iter().filter_map(|chunk| self.proof_of(chunk)).collect();
-        let pairs = Pairs::merge(&proofs)?;
-        let copied = Copied(pairs.messages());
-        let one_target = proofs.iter().all(|proof| proof.pairs.validity == pairs.validity);
-        let copyuid = one_target.then(|| copyuid_line(pairs.validity, &proofs));
-        Some(Proof { copied, copyuid, pairs: one_target.then_some(pairs) })
+        let proofs = self.proofs()?;
+        let copied = Copied(messages_of(&proofs)?);
+        let validity = proofs.first()?.pairs.validity;
+        let one_target = proofs.iter().all(|proof| proof.pairs.validity == validity);
+        let lists = || proofs.iter().flat_map(|proof| proof.pairs.lists.iter().cloned()).collect();
+        Some(Proof { copied, pairs: one_target.then(|| Pairs { validity, lists: lists() }) })
     }
 
-    fn proof_of(&self, chunk: &Chunk) -> Option<Copyuid> {
+    /// The messages that are proved to be copied.
+    pub fn copied(&self) -> Option<UidSet> {
+        messages_of(&self.proofs()?)
+    }
+
+    fn proofs(&self) -> Option<Vec<&Copyuid>> {
+        let proofs: Vec<_> = self.chunks.iter().filter_map(|chunk| self.proof_of(chunk)).collect();
+        // Of one COPYUID it is known already.
+        let several = proofs.len() > 1;
+        let copies =
+            || UidSet::normalise(proofs.iter().flat_map(|proof| proof.pairs.runs().map(Run::copies)));
+        let named: u64 = proofs.iter().map(|proof| proof.messages.count()).sum();
+        let each_has_its_own = !several || copies().is_some_and(|copies| copies.count() == named);
+        (!proofs.is_empty() && each_has_its_own).then_some(proofs)
+    }
+
+    fn proof_of<'a>(&'a self, chunk: &'a Chunk) -> Option<&'a Copyuid> {
         let Some(Answer::Accepted(tagged)) = &chunk.answer else { return None };
         let of_this = self.untagged.iter().filter(|code| concerns(code, &chunk.set));
         let mut said = tagged.iter().chain(of_this);
         let first = said.next()?.as_ref().ok()?;
         // It may come tagged, untagged or both; two that differ prove nothing.
         let agree = said.all(|other| other.as_ref() == Ok(first));
-        (agree && chunk.set.contains_all(&first.source)).then(|| first.clone())
+        (agree && chunk.set.contains_all(&first.messages)).then_some(first)
     }
 
     /// Whether any of them was accepted, or may have been.
@@ -351,24 +435,20 @@ impl Copies {
         let accepted =
             || self.chunks.iter().filter(|chunk| matches!(chunk.answer, Some(Answer::Accepted(_))));
         let asked = UidSet::normalise(accepted().flat_map(|chunk| chunk.set.ranges().iter().copied()))?;
-        let Some(proof) = self.proof() else { return Some(asked) };
-        let rest = asked.without(proof.copied.uids())?;
+        let Some(copied) = self.copied() else { return Some(asked) };
         match listing.filter(|_| self.all_accepted_are_proved()) {
-            Some(listing) => listing.set()?.intersection(&rest),
-            None => Some(rest),
+            Some(listing) => listing.set()?.without(&copied)?.intersection(&asked),
+            None => asked.without(&copied),
         }
     }
 }
 
-/// Several COPYs: merged, pairs in the upstream's order, never sorted apart (MOVE-9).
-fn copyuid_line(validity: u32, proofs: &[Copyuid]) -> Vec<u8> {
-    let join = |text: fn(&Copyuid) -> &[u8]| proofs.iter().map(text).collect::<Vec<_>>().join(&b","[..]);
-    let mut line = format!("* OK [COPYUID {validity} ").into_bytes();
-    line.extend(join(|proof| &proof.source_text));
-    line.push(b' ');
-    line.extend(join(|proof| &proof.target_text));
-    line.extend_from_slice(b"] Moved\r\n");
-    line
+/// Each COPY was of other messages.
+fn messages_of(proofs: &[&Copyuid]) -> Option<UidSet> {
+    match proofs {
+        [proof] => Some(proof.messages.clone()),
+        _ => UidSet::normalise(proofs.iter().flat_map(|proof| proof.messages.ranges().iter().copied())),
+    }
 }
 
 #[cfg(test)]
@@ -401,12 +481,14 @@ mod tests {
             let one_by_one = |list: &[(u32, u32)]| members(list)[..cut].iter().map(|n| (*n, *n)).collect::<Vec<_>>();
             // One side in ranges as long as they may be, the other one by one.
             let pairs = if members(&source).len() == cut {
-                Pairs::zip(1, &source, &one_by_one(&target))
+                Pairs::zip(1, source.iter().copied(), one_by_one(&target).into_iter())
             } else {
-                Pairs::zip(1, &one_by_one(&source), &target)
+                Pairs::zip(1, one_by_one(&source).into_iter(), target.iter().copied())
             };
             let twin: Vec<(u32, u32)> = members(&source).into_iter().zip(members(&target)).collect();
             prop_assert_eq!(pairs.count(), cut as u64);
+            let told = Pairs::read(&pairs.line()).unwrap();
+            prop_assert_eq!(told.each().collect::<Vec<_>>(), twin.clone());
             let set = UidSet::normalise(found.iter().map(|n| (*n, *n))).unwrap();
             let expected = twin.iter().filter(|(s, _)| found.contains(s)).map(|(_, t)| (*t, *t));
             let spare = pairs.spare(&Found::by_search(set.clone())).map(|spare| spare.uids().clone());

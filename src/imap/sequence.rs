@@ -158,7 +158,7 @@ impl fmt::Display for UidSet {
 }
 
 /// Writes ranges as a set, in their order; `f` is a text.
-fn write_ranges(f: &mut impl fmt::Write, ranges: impl Iterator<Item = (u32, u32)>) -> fmt::Result {
+pub(super) fn write_ranges(f: &mut impl fmt::Write, ranges: impl Iterator<Item = (u32, u32)>) -> fmt::Result {
     for (at, (low, high)) in ranges.enumerate() {
         let comma = if at > 0 { "," } else { "" };
         write!(f, "{comma}{low}")?;
@@ -191,7 +191,7 @@ impl NumberSet {
 }
 
 /// How long a range is in a set, with a comma.
-fn text_length((low, high): (u32, u32)) -> usize {
+pub(super) fn text_length((low, high): (u32, u32)) -> usize {
     let digits = |n: u32| n.checked_ilog10().unwrap_or(0) as usize + 1;
     digits(low) + 1 + if low == high { 0 } else { digits(high) + 1 }
 }

@@ -498,6 +498,15 @@ impl Session {
         }
     }
 
+    /// The same without a copy, for what is long.
+    fn emit_whole(&mut self, to: Side, octets: BytesMut) {
+        if to == Side::Client && self.client_lost {
+            return;
+        }
+        self.taking[to as usize].emit(octets.len() as u64);
+        self.out[to as usize].unsplit(octets);
+    }
+
     /// Lines of the gateway's own for the client, behind the response that is being passed on.
     fn say(&mut self, lines: &[u8]) {
         if self.unwritten(Side::Client) == 0 {

@@ -362,8 +362,8 @@ impl Session {
         let (reaches, record) = match next.milestone() {
             Milestone::Resolving => return None,
             Milestone::Copying => (Recorded::Intent, Record::Intent(self.intent(owner.clone(), next))),
-            Milestone::Copied(line) => {
-                (Recorded::Copied, Record::Copied { copyuid: line.map(<[u8]>::to_vec) })
+            Milestone::Copied(pairs) => {
+                (Recorded::Copied, Record::Copied { copyuid: pairs.map(|pairs| pairs.line().into()) })
             }
             Milestone::Undoing => (Recorded::Undo, Record::Undo),
         };

@@ -272,7 +272,7 @@ impl Session {
         match claim {
             Claim::Mine => return true,
             Claim::Forward => {}
-            Claim::ForwardAfter(first) => self.emit(Side::Client, &first),
+            Claim::ForwardAfter(first) => self.emit_whole(Side::Client, first),
         }
         let line = match data {
             Untagged::Status(status) => self.learn_from(status, line),

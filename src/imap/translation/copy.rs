@@ -7,7 +7,7 @@ use super::{Claim, Job, Next, Stage, Translation, Verdict, refusal};
 use crate::imap::Outcome;
 use crate::imap::grammar::{self, FetchedState};
 use crate::imap::own_command::{Flight, Purpose};
-use crate::imap::proof::{Copies, Doubled};
+use crate::imap::proof::Copies;
 use crate::imap::response::{Status, Untagged};
 use crate::imap::searched::Searched;
 use crate::imap::selected::Writable;
@@ -113,6 +113,7 @@ impl Copying {
             (Some(proof), unproven) => {
                 let flagged_before = self.searched.is_certain().then(|| self.searched.there(&self.set));
                 let proof_is_missing = !self.copies.all_accepted_are_proved();
+                drop(self.copies);
                 let proved = Proved { proof, unproven, proof_is_missing, refused, flagged_before };
                 Removing::begin(job, proved, self.watch)
             }
@@ -127,9 +128,11 @@ impl Copying {
     /// Messages that arrived behind the listing and were copied all the same: without their numbers, what the
     /// upstream says of them cannot be told from what it says of others.
     fn copied_unlisted(&self) -> Option<UidSet> {
-        let proof = self.copies.proof()?;
-        let copied = proof.copied.uids();
-        self.watch.listed.set().map_or_else(|| Some(copied.clone()), |listed| copied.without(&listed))
+        let copied = self.copies.copied()?;
+        match self.watch.listed.set() {
+            Some(listed) => copied.without(&listed),
+            None => Some(copied),
+        }
     }
 
     pub fn upstream_lost(&self) -> Verdict {

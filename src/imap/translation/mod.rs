@@ -25,10 +25,11 @@ use super::capability::{Capabilities, Uidplus};
 use super::command::{Form, MoveCommand};
 use super::mailbox::Mailbox;
 use super::own_command::{Flight, Purpose, Writer};
-use super::proof::Refused;
+use super::proof::{Pairs, Refused};
 use super::response::{Status, Untagged};
 use super::selected::Selected;
 use super::sequence::UidSet;
+use bytes::BytesMut;
 use copy::Copying;
 use remove::Removing;
 use resolve::Resolving;
@@ -43,14 +44,14 @@ pub(super) enum Claim {
     /// It is for the client.
     Forward,
     /// It is for the client, behind this line.
-    ForwardAfter(Vec<u8>),
+    ForwardAfter(BytesMut),
 }
 
 /// How a MOVE ends for the client.
 #[derive(Debug)]
 pub(super) struct Verdict {
     /// Untagged lines, whole, before the tagged reply.
-    pub lines: Vec<Vec<u8>>,
+    pub lines: Vec<BytesMut>,
     /// What follows the client's tag and SP, without line end and the remark.
     pub reply: Vec<u8>,
     /// Behind it: what is left where.
@@ -118,8 +119,8 @@ enum Stage {
 pub(super) enum Milestone<'a> {
     Resolving,
     Copying,
-    /// The copies are proved, by this line if one can say it.
-    Copied(Option<&'a [u8]>),
+    /// The copies are proved: these, if they are in one target.
+    Copied(Option<&'a Pairs>),
     /// It will never be finished.
     Undoing,
 }
@@ -225,7 +226,7 @@ impl Translation {
         match &self.stage {
             Stage::Resolve(_) => Milestone::Resolving,
             Stage::Copy(_) | Stage::Unproven(_) => Milestone::Copying,
-            Stage::Remove(stage) => Milestone::Copied(stage.copyuid()),
+            Stage::Remove(stage) => Milestone::Copied(stage.pairs()),
             Stage::Undo(stage) if stage.is_settled() => Milestone::Undoing,
             Stage::Undo(_) => Milestone::Copied(None),
         }

@@ -10,6 +10,7 @@ use crate::imap::proof::{Copied, Doubled, Pairs, Proof, Refused};
 use crate::imap::response::{Status, Untagged};
 use crate::imap::searched::Searched;
 use crate::imap::sequence::UidSet;
+use bytes::BytesMut;
 
 /// What the first flight has shown.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ enum Step {
 pub struct Removing {
     proved: Proved,
     watch: Watch,
+    /// The client has COPYUID.
+    announced: bool,
     /// A message was copied that the listing did not name: its number is not known.
     some_unlisted: bool,
     step: Step,
@@ -53,15 +56,18 @@ pub struct Removing {
 }
 
 impl Removing {
-    pub fn begin(job: Job, proved: Proved, watch: Watch) -> Next {
+    pub fn begin(job: Job, proved: Proved, mut watch: Watch) -> Next {
         let mut flight = job.writer.store(&proved.proof.copied);
         flight.extend(job.writer.expunge(job.uidplus, &proved.proof.copied));
         let copied = proved.proof.copied.uids();
-        let some_unlisted = watch.listed.set().is_none_or(|listed| !listed.contains_all(copied));
+        // It was for this, and it may be large.
+        let listed = std::mem::take(&mut watch.listed).set();
+        let some_unlisted = listed.is_none_or(|listed| !listed.contains_all(copied));
         let stage = Removing {
             some_unlisted,
             proved,
             watch,
+            announced: false,
             step: Step::Expunge,
             again: false,
             highest_modseq: None,
@@ -71,9 +77,10 @@ impl Removing {
         stage.send(flight, job)
     }
 
-    /// For the client and the journal, until the client has it.
-    pub fn copyuid(&self) -> Option<&[u8]> {
-        self.proved.proof.copyuid.as_deref()
+    /// COPYUID for the client, once.
+    fn announce(&mut self) -> Option<BytesMut> {
+        let announced = std::mem::replace(&mut self.announced, true);
+        self.pairs().filter(|_| !announced).map(Pairs::line)
     }
 
     fn send(self, flight: Flight, job: Job) -> Next {
@@ -108,7 +115,7 @@ impl Removing {
             (None, Untagged::Expunge(_)) => self.some_unlisted,
             _ => false,
         };
-        match self.proved.proof.copyuid.take_if(|_| ours) {
+        match ours.then(|| self.announce()).flatten() {
             Some(line) => Claim::ForwardAfter(line),
             None => Claim::Forward,
         }
@@ -265,13 +272,13 @@ impl Removing {
     }
 
     /// MOVE-9: COPYUID if it was not said yet, and HIGHESTMODSEQ where no OK will carry it.
-    fn closing_lines(&mut self, moved: u64, outcome: Outcome) -> Vec<Vec<u8>> {
+    fn closing_lines(&mut self, moved: u64, outcome: Outcome) -> Vec<BytesMut> {
         let mut lines = Vec::new();
         if moved > 0 {
-            lines.extend(self.proved.proof.copyuid.take());
+            lines.extend(self.announce());
         }
         if let Some(n) = self.highest_modseq.as_ref().filter(|_| moved > 0 && outcome != Outcome::Moved) {
-            lines.push([b"* OK [HIGHESTMODSEQ ", &n[..], b"] Highest\r\n"].concat());
+            lines.push(BytesMut::from(&[b"* OK [HIGHESTMODSEQ ", &n[..], b"] Highest\r\n"].concat()[..]));
         }
         lines
     }
