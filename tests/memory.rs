@@ -4,7 +4,7 @@
 #[path = "support/played.rs"]
 mod played;
 
-use imapmove::imap::{Settings, Side};
+use imapmove::imap::{Notice, Settings, Side};
 use peak_alloc::PeakAlloc;
 use played::{Cut, Played};
 
@@ -33,9 +33,8 @@ impl Measured {
     fn pass(&mut self, from: Side, octets: &[u8]) {
         assert!(self.played.session.wants(from), "{from:?} is held with nothing in the other leg's output");
         self.played.session.receive(from, octets);
-        let out = self.played.session.output(from.other());
+        let out = std::mem::take(self.played.session.output(from.other()));
         self.passed += out.len() as u64;
-        out.clear();
     }
 
     fn pass_many(&mut self, from: Side, total: u64, piece: &[u8]) {
@@ -47,6 +46,30 @@ impl Measured {
         }
     }
 
+    /// Hands over what a server says, piece by piece as it says it.
+    fn say(&mut self, words: impl Iterator<Item = String>) {
+        let mut piece = Vec::with_capacity(2 * PIECE);
+        for word in words {
+            piece.extend_from_slice(word.as_bytes());
+            if piece.len() >= PIECE {
+                self.pass(Side::Upstream, &piece[..PIECE]);
+                piece.drain(..PIECE);
+            }
+        }
+        self.pass(Side::Upstream, &piece);
+    }
+
+    /// The commands that the server has got: tag, and the word behind UID.
+    fn asked(&mut self) -> Vec<(String, String)> {
+        let commands = std::mem::take(self.played.session.output(Side::Upstream));
+        let commands = std::str::from_utf8(&commands).expect("text");
+        let head = |line: &str| {
+            let mut words = line.split(' ').map(String::from);
+            (words.next().unwrap_or_default(), words.nth(1).unwrap_or_default())
+        };
+        commands.lines().map(head).collect()
+    }
+
     /// All has passed, in less than 1 MiB.
     fn finish(self, what: &str, expected: u64) {
         assert_eq!(self.passed, expected, "{what}: octets");
@@ -54,8 +77,12 @@ impl Measured {
     }
 
     fn below_a_mebibyte(&self, what: &str) {
+        self.below(MIB, what);
+    }
+
+    fn below(&self, limit: usize, what: &str) {
         let growth = ALLOCATED.peak_usage().saturating_sub(self.before);
-        assert!(growth < MIB, "{what}: memory grew by {growth} octets");
+        assert!(growth < limit, "{what}: memory grew by {growth} octets");
         println!("{what}: {growth} octets");
     }
 }
@@ -68,6 +95,8 @@ fn wire_4_memory_stays_below_a_mebibyte() {
     a_search_line();
     a_peer_that_takes_nothing(&piece, Side::Client);
     a_peer_that_takes_nothing(&piece, Side::Upstream);
+    a_move_of_scattered_uids("removed from the last one on", |n| SCATTERED + 1 - n);
+    a_move_of_scattered_uids("removed from the first one on", |_| 1);
     hostile_answers_to_a_move();
     hostile_clients_before_login();
 }
@@ -121,6 +150,46 @@ fn a_peer_that_takes_nothing(piece: &[u8], from: Side) {
         assert!(pieces < 64, "{from:?}: 4 MiB were taken though the other leg takes nothing");
     }
     measured.below_a_mebibyte("a peer that takes nothing");
+}
+
+/// How many messages are moved of which no two UIDs make a range.
+const SCATTERED: u32 = 100_000;
+
+/// The proof alone is a line of 1.4 MB, and so are the commands that follow it. The `removed` n-th is the message with that
+/// number.
+fn a_move_of_scattered_uids(what: &str, removed: fn(u32) -> u32) {
+    let mut measured = Measured::start("");
+    measured.played.session.receive(Side::Client, b"b UID MOVE 1:200000 T\r\n");
+    let (mut is_there, mut moved) = (true, 0);
+    while let asked @ [_, ..] = &measured.asked()[..] {
+        for (tag, command) in asked {
+            let uids = || (1..=SCATTERED).map(|n| format!("{}{}", if n > 1 { "," } else { " " }, 2 * n - 1));
+            match command.as_str() {
+                "FETCH" => {
+                    measured.say((1..=SCATTERED).map(|n| format!("* {n} FETCH (UID {})\r\n", 2 * n - 1)));
+                }
+                "SEARCH" => measured.pass(Side::Upstream, b"* SEARCH\r\n"),
+                "EXPUNGE" if std::mem::take(&mut is_there) => {
+                    measured.say((1..=SCATTERED).map(|n| format!("* {} EXPUNGE\r\n", removed(n))));
+                }
+                _ => {}
+            }
+            if command == "COPY" {
+                let code = uids().chain(uids());
+                let head = std::iter::once(format!("{tag} OK [COPYUID 7"));
+                measured.say(head.chain(code).chain(std::iter::once("] done\r\n".into())));
+            } else {
+                measured.pass(Side::Upstream, format!("{tag} OK done\r\n").as_bytes());
+            }
+        }
+        while let Some(notice) = measured.played.session.notice() {
+            if let Notice::MoveEnded { moved: messages, .. } = notice {
+                moved = messages;
+            }
+        }
+    }
+    assert_eq!(moved, SCATTERED, "{what}");
+    measured.below(4 * MIB, &format!("a MOVE of scattered UIDs, {what}"));
 }
 
 /// The upstream says the same over and over during a MOVE of these UIDs.
