@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::measure::{Strace, move_to};
 use crate::peers::{CPU, OTHER_CPU, Peer};
-use crate::upstream::fetched;
+use imapmove_bench::answers::fetched;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;

@@ -4,9 +4,6 @@
 //! machine does meets all of them, and what is compared is always of one round.
 
 mod client;
-#[path = "../../../src/imap/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the core is taken in whole")]
-mod imap;
 mod linear;
 mod load;
 mod measure;
@@ -110,7 +107,7 @@ impl Bench {
             eprintln!("round {round} of {}\n{}", self.options.rounds, self.table.print());
         }
         println!("{}", self.table.print());
-        Ok(())
+        linear::check(&self.table)
     }
 
     async fn round(&mut self, setting: &Setting, mail: Option<&Mail>) -> io::Result<()> {

@@ -9,6 +9,8 @@ pub struct Goal {
     pub moonshot: f64,
 }
 
+const MISSED: &str = "**missed**";
+
 /// One row. Its columns are those who were measured; the first one is the gateway.
 struct Row {
     title: String,
@@ -50,6 +52,11 @@ impl Table {
             Some(column) => column.values.push(value),
             None => columns.push(Column { name: column, values: vec![value] }),
         }
+    }
+
+    /// Whether there is such a row, and it is not as it must be.
+    pub fn misses(&self, title: &str) -> bool {
+        self.rows.iter().any(|row| row.title == title && row.judge().2 == MISSED)
     }
 
     /// In Markdown, with the medians of all rounds.
@@ -128,7 +135,7 @@ impl Goal {
         match (reaches(self.must), reaches(self.moonshot)) {
             (true, true) => "moonshot",
             (true, false) => "met",
-            _ => "**missed**",
+            _ => MISSED,
         }
     }
 }
