@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::measure::{Strace, move_to};
 use crate::peers::{CPU, OTHER_CPU, Peer};
 use imapmove_bench::answers::fetched;
+use rustix::process::{Resource, getrlimit};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,9 @@ const ANSWER: usize = 10_000_000;
 /// Connections that are opened, or fetch, at one time, where there are thousands.
 const WORKERS: usize = 32;
 const NOOPS: usize = 2_000;
+/// Connections that are idle at one time. The last is what 20,000 descriptors allow, a usual limit: each takes two at the
+/// peer, and two here, at the client and at the canned server.
+pub const IDLE_CONNECTIONS: [usize; 3] = [1_000, 5_000, 9_000];
 
 /// How fast octets pass, and what that costs.
 pub struct Throughput {
@@ -116,6 +120,20 @@ pub struct Idle {
     pub before: f64,
     /// After a FETCH of 500 kB.
     pub after: f64,
+}
+
+/// Whether this process may open so many.
+pub fn enough_descriptors() -> io::Result<()> {
+    let needed = 2 * (IDLE_CONNECTIONS[2] + 2 * WORKERS) as u64 + 100;
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < needed => {
+            let why = "name the rows without `memory`, or raise the limit (ulimit -Hn)";
+            Err(io::Error::other(format!(
+                "{needed} file descriptors are needed, there may be {limit}: {why}"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of a peer that has just begun, at these numbers of connections.

@@ -155,7 +155,8 @@ fn haproxy(dir: &Path, setting: &Setting, plain: SocketAddr, tls: SocketAddr) ->
     let config = format!(
         "global
   nbthread 1
-  maxconn 7000
+  maxconn 9200
+  maxpipes 500
 defaults
   mode tcp
   option splice-request
