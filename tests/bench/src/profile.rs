@@ -76,7 +76,7 @@ impl<'a> Entry<'a> {
         let name = self.function.trim_start_matches(['<', '&', '*', '(']).trim_start_matches("mut ");
         let root = name.split([':', '<', ' ']).next().unwrap_or_default();
         match root {
-            _ if self.file.starts_with("libc") => "libc",
+            _ if self.file.starts_with("lib") => self.file.split('.').next().unwrap_or_default(),
             _ if self.in_kernel => "kernel",
             _ if self.file == "[vdso]" => "vdso",
             "imapmove" => "ours",
