@@ -66,6 +66,8 @@ pub struct InFlight {
     literal: Option<Vec<u8>>,
     unanswered: usize,
     oldest_unanswered: usize,
+    /// The purpose of the command that was answered last of all, and whether with OK.
+    last: Option<(Purpose, bool)>,
 }
 
 impl InFlight {
@@ -79,6 +81,7 @@ impl InFlight {
             waiting: None,
             literal: None,
             oldest_unanswered: 0,
+            last: None,
         }
     }
 
@@ -115,7 +118,7 @@ impl InFlight {
     }
 
     /// A tagged reply came: the purpose of the command, if it is one of these.
-    pub fn answered(&mut self, tag: &[u8]) -> Option<Purpose> {
+    pub fn answered(&mut self, tag: &[u8], accepted: bool) -> Option<Purpose> {
         let (from, written) = (self.oldest_unanswered, self.written());
         let at =
             from + self.sent[from..written].iter().position(|s| !s.answered && s.tag.0.as_bytes() == tag)?;
@@ -126,12 +129,14 @@ impl InFlight {
         }
         // Refused instead of continued: the rest of that command is never written.
         self.waiting.take_if(|(command, _)| *command == at);
-        Some(self.sent[at].purpose)
+        let purpose = self.sent[at].purpose;
+        self.last = (self.unanswered == 0).then_some((purpose, accepted));
+        Some(purpose)
     }
 
-    /// Whether every command is answered.
-    pub fn has_landed(&self) -> bool {
-        self.unanswered == 0
+    /// If every command is answered: the purpose of the one that was the last, and whether with OK.
+    pub fn landed(&self) -> Option<(Purpose, bool)> {
+        self.last
     }
 
     /// Whether a command of this purpose is in it.

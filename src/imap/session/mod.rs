@@ -14,7 +14,7 @@ use super::arguments::Arguments;
 use super::capability::{Capabilities, Leg};
 use super::command::Tag;
 use super::identity::Who;
-use super::own_command::{Flight, Purpose};
+use super::own_command::Flight;
 use super::scan::Scanner;
 use super::selected::Selected;
 use super::{Breach, Notice, Owner, Settings, Side, Tls, Unfinished};
@@ -195,9 +195,8 @@ pub struct Session {
     unprovable_targets: HashSet<Vec<u8>>,
 
     tags: OwnTags,
-    flight: Option<InFlight>,
-    /// The purpose of the command of the flight that was answered last, and whether with OK.
-    landing: Option<(Purpose, bool)>,
+    /// Boxed: most sessions have none.
+    flight: Option<Box<InFlight>>,
     /// A flight that waits for the journal.
     unsent: Option<Flight>,
     work: Option<Work>,
@@ -264,7 +263,6 @@ impl Session {
             unprovable_targets: HashSet::new(),
             tags: OwnTags::default(),
             flight: None,
-            landing: None,
             unsent: None,
             work: None,
             progress_at: Duration::ZERO,

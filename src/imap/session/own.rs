@@ -170,14 +170,14 @@ impl Session {
         let flight = InFlight::launch(flight, &mut self.tags);
         // A buffer that grows is there twice for a moment.
         self.out[Side::Upstream as usize].reserve(flight.length());
-        self.flight = Some(flight);
+        self.flight = Some(Box::new(flight));
         self.progress_at = self.now;
         self.write_flight();
     }
 
     /// As far as no continuation is awaited.
     pub(super) fn write_flight(&mut self) {
-        while let Some(octets) = self.flight.as_mut().and_then(InFlight::next_octets) {
+        while let Some(octets) = self.flight.as_mut().and_then(|flight| flight.next_octets()) {
             self.emit(Side::Upstream, &octets);
         }
     }
@@ -189,10 +189,7 @@ impl Session {
     /// A tagged reply: false if it is to no command of the gateway's own.
     pub(super) fn own_reply(&mut self, tag: &[u8], status: &Status<'_>) -> bool {
         let Some(flight) = &mut self.flight else { return false };
-        let Some(purpose) = flight.answered(tag) else { return false };
-        if flight.has_landed() {
-            self.landing = Some((purpose, status.is_ok()));
-        }
+        let Some(purpose) = flight.answered(tag, status.is_ok()) else { return false };
         self.write_flight();
         self.own_answer(purpose, status);
         true
@@ -220,7 +217,7 @@ impl Session {
 
     /// What follows the flight, if every command of it is answered.
     pub(super) fn land(&mut self) {
-        let Some((last, accepted)) = self.landing.take() else { return };
+        let Some((last, accepted)) = self.flight.as_ref().and_then(|flight| flight.landed()) else { return };
         self.flight = None;
         match self.work.take() {
             Some(Work::DemandTls) => self.tls_demanded(last, accepted),

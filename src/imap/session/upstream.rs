@@ -1,6 +1,5 @@
 //! What the upstream says: passed on, learnt from, rewritten where it lists capabilities (CAP-1, WIRE-2, WIRE-10).
 
-use super::flight::InFlight;
 use super::{Kind, OWN_ANSWER, Pending, Phase, Session, UNDERSTOOD};
 use crate::imap::capability::{self, Capabilities};
 use crate::imap::grammar;
@@ -170,7 +169,7 @@ impl Session {
     }
 
     fn continuation(&mut self, line: &[u8]) -> bool {
-        if self.flight.as_mut().is_some_and(InFlight::continued) {
+        if self.flight.as_mut().is_some_and(|flight| flight.continued()) {
             self.write_flight();
             return true;
         }

@@ -109,10 +109,6 @@ impl Bench {
             self.round(&setting, mail.as_ref()).await?;
             eprintln!("round {round} of {}\n{}", self.options.rounds, self.table.print());
         }
-        // Once: it does not depend on the moment, and 9,000 handshakes take theirs.
-        if self.options.wants("memory") {
-            self.memory(&setting).await?;
-        }
         println!("{}", self.table.print());
         linear::check(&self.table)
     }
@@ -130,6 +126,9 @@ impl Bench {
             self.cycles(&peers).await?;
         }
         drop(peers);
+        if self.options.wants("memory") {
+            self.memory(setting).await?;
+        }
         if let Some(mail) = mail {
             self.moves(mail, setting).await?;
         }
