@@ -70,11 +70,6 @@ impl OwnCommand {
         self
     }
 
-    /// How long its text is at most, in octets.
-    pub fn length(&self) -> usize {
-        self.before_set.len() + self.set.as_ref().map_or(0, UidSet::text_length) + self.behind_set.len()
-    }
-
     /// Up to its end, or up to where it waits for a continuation.
     pub fn text(&self) -> Vec<u8> {
         let set = self.set.as_ref().map(UidSet::to_string).unwrap_or_default();

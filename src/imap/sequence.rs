@@ -129,11 +129,6 @@ impl UidSet {
         UidSet::normalise(self.ranges().iter().chain(other.ranges()).copied()).expect("neither is empty")
     }
 
-    /// How long its text is at most, in octets.
-    pub fn text_length(&self) -> usize {
-        self.ranges().iter().copied().map(text_length).sum()
-    }
-
     /// The set in parts whose text is at most `octets` long, ascending (MOVE-8).
     pub fn chunks(&self, octets: usize) -> Vec<UidSet> {
         let (mut chunks, mut from, mut length) = (Vec::new(), self.part.start, 0);
@@ -263,7 +258,6 @@ mod tests {
     fn a_set_is_written_ascending_and_merged() {
         let set = UidSet::normalise([(9, 7), (2, 2), (3, 4), (2, 2), (u32::MAX, u32::MAX)]).unwrap();
         assert_eq!(set.to_string(), "2:4,7:9,4294967295");
-        assert_eq!(set.text_length(), set.to_string().len() + 1);
         assert_eq!(set.count(), 7);
         assert_eq!(set.without(&set), None);
     }

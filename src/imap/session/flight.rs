@@ -44,9 +44,6 @@ impl OwnTags {
 #[derive(Debug, PartialEq, Eq)]
 struct OwnTag(String);
 
-/// Room for a tag, SP and CR LF.
-const TAG: usize = 16;
-
 #[derive(Debug)]
 struct Sent {
     tag: OwnTag,
@@ -99,11 +96,6 @@ impl InFlight {
         let octets = [tag.as_bytes(), b" ", &own.text(), b"\r\n"].concat();
         self.waiting = own.literal.map(|literal| (at, literal));
         Some(octets)
-    }
-
-    /// About how many octets its commands are.
-    pub fn length(&self) -> usize {
-        self.unwritten.iter().map(|own| own.length() + TAG).sum()
     }
 
     /// How many commands are written, or have been begun.

@@ -129,7 +129,7 @@ impl Through {
 ///    [`output`](Session::output), that many octets may instead be moved across unread and reported with
 ///    [`relayed`](Session::relayed), before they arrive if they go before all other output and it is said with
 ///    [`under_way`](Session::under_way) how many have not;
-/// 3. write what [`output`](Session::output) holds and drain what was written;
+/// 3. write what [`output`](Session::output) holds, drain what was written, and tick: there may be room for more;
 /// 4. when [`upgrade`](Session::upgrade) names a leg and its output is written and flushed, do the TLS handshake there
 ///    and call [`secured`](Session::secured);
 /// 5. report an end of file with [`closed`](Session::closed), anything worse with [`lost`](Session::lost);
@@ -411,6 +411,7 @@ impl Session {
     /// The time since the session began: for deadlines and keep-alives.
     pub fn tick(&mut self, now: Duration) {
         self.now = now;
+        self.write_flight();
         self.watch_peers();
         if self.deadline().is_some_and(|at| at <= now) {
             if !self.end_of_patience() {
@@ -477,6 +478,7 @@ impl Session {
             return;
         }
         self.land();
+        self.write_flight();
         if self.held && !self.inbox[Side::Client as usize].is_empty() && self.upgrade.is_none() {
             self.pump(Side::Client);
         }

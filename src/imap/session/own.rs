@@ -3,7 +3,7 @@
 
 use super::flight::InFlight;
 use super::recover::Recovering;
-use super::{CLIENT_STALL, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};
+use super::{CLIENT_STALL, HIGH_WATER, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};
 use crate::imap::command::{MoveCommand, Tag};
 use crate::imap::own_command::{Flight, OwnCommand, Purpose, Writer};
 use crate::imap::response::{Condition, Response, Status, Untagged};
@@ -167,17 +167,16 @@ impl Session {
 // Flights.
 impl Session {
     pub(super) fn send(&mut self, flight: Flight) {
-        let flight = InFlight::launch(flight, &mut self.tags);
-        // A buffer that grows is there twice for a moment.
-        self.out[Side::Upstream as usize].reserve(flight.length());
-        self.flight = Some(Box::new(flight));
+        self.flight = Some(Box::new(InFlight::launch(flight, &mut self.tags)));
         self.progress_at = self.now;
         self.write_flight();
     }
 
-    /// As far as no continuation is awaited.
+    /// As far as no continuation is awaited, and as there is room: the rest when that is written.
     pub(super) fn write_flight(&mut self) {
-        while let Some(octets) = self.flight.as_mut().and_then(|flight| flight.next_octets()) {
+        while self.unwritten(Side::Upstream) < HIGH_WATER
+            && let Some(octets) = self.flight.as_mut().and_then(|flight| flight.next_octets())
+        {
             self.emit(Side::Upstream, &octets);
         }
     }
