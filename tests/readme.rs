@@ -7,7 +7,7 @@ use std::process::Command;
 
 const README: &str = include_str!("../README.md");
 /// Where the limits are named.
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
     include_str!("../src/origin.rs"),
     include_str!("../src/admin.rs"),
     include_str!("../src/admission.rs"),
@@ -21,6 +21,7 @@ const SOURCES: [&str; 17] = [
     include_str!("../src/imap/mod.rs"),
     include_str!("../src/imap/session/mod.rs"),
     include_str!("../src/proxy.rs"),
+    include_str!("../src/tls/stream.rs"),
     include_str!("../src/journal.rs"),
     include_str!("../src/journal/entry.rs"),
     include_str!("../src/journal/file.rs"),
