@@ -76,10 +76,11 @@ impl Program {
     fn run(mut command: Command, with_tls: bool) -> Program {
         let mut process = command.stderr(Stdio::piped()).spawn().expect("a shell");
         let mut log = BufReader::new(process.stderr.take().expect("piped"));
-        let plain = announced(&mut log, "listen");
-        let tls = with_tls.then(|| announced(&mut log, "listen-tls"));
-        let admin = announced(&mut log, "admin");
-        Program { plain, tls, admin, process, log: kept(log) }
+        let mut others = String::new();
+        let plain = announced(&mut log, &mut others, "listen");
+        let tls = with_tls.then(|| announced(&mut log, &mut others, "listen-tls"));
+        let admin = announced(&mut log, &mut others, "admin");
+        Program { plain, tls, admin, process, log: kept(log, others) }
     }
 
     /// Where clients connect in clear.
@@ -267,19 +268,24 @@ async fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     stream
 }
 
-fn announced(log: &mut BufReader<ChildStderr>, setting: &str) -> SocketAddr {
-    let mut line = String::new();
-    log.read_line(&mut line).expect("reads");
-    // As text or as JSON.
-    let words: Vec<&str> = line.trim_end().split(['"', ' ', '=', ',', '}', '{']).collect();
-    let address = words.iter().find_map(|word| word.parse().ok());
-    assert!(words.contains(&"listening") && words.contains(&setting), "{line}");
-    address.expect("an address")
+/// What else is logged meanwhile, by the journal's thread for one, is kept.
+fn announced(log: &mut BufReader<ChildStderr>, others: &mut String, setting: &str) -> SocketAddr {
+    loop {
+        let mut line = String::new();
+        log.read_line(&mut line).expect("reads");
+        assert!(!line.is_empty(), "it ended before it listened at {setting}:\n{others}");
+        // As text or as JSON.
+        let words: Vec<&str> = line.trim_end().split(['"', ' ', '=', ',', '}', '{']).collect();
+        if words.contains(&"listening") && words.contains(&setting) {
+            return words.iter().find_map(|word| word.parse().ok()).expect("an address");
+        }
+        others.push_str(&line);
+    }
 }
 
 /// Reads on, so that the program never waits for its log.
-fn kept(mut log: BufReader<ChildStderr>) -> Arc<Mutex<String>> {
-    let kept = Arc::new(Mutex::new(String::new()));
+fn kept(mut log: BufReader<ChildStderr>, others: String) -> Arc<Mutex<String>> {
+    let kept = Arc::new(Mutex::new(others));
     let lines = kept.clone();
     std::thread::spawn(move || {
         let mut line = String::new();
