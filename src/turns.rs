@@ -25,9 +25,8 @@ pub struct Turn {
 impl Turns {
     /// Ready when it is this MOVE's turn; `None` if the mailbox that it leaves has no name.
     pub fn wait(self: &Arc<Self>, intent: &Intent) -> Option<impl Future<Output = Turn> + Send + use<>> {
-        let source = intent.source.as_deref()?;
-        let name = if source.eq_ignore_ascii_case(b"INBOX") { b"INBOX" } else { source };
-        let mailbox = (intent.owner.user.clone(), intent.owner.utf8, name.to_vec());
+        let source = intent.source_identity()?;
+        let mailbox = (intent.owner.user.clone(), intent.owner.utf8, source.to_vec());
         let mut turn = Turn { turns: self.clone(), mailbox, guard: None };
         Some(async move {
             let lock = turn.turns.lock().entry(turn.mailbox.clone()).or_default().clone();

@@ -27,10 +27,15 @@ impl Mailbox {
         Mailbox { octets, wire }
     }
 
-    /// The name by which two spellings of a mailbox are known to be one: INBOX has no case.
+    /// See [`identity`].
     pub(super) fn identity(&self) -> Vec<u8> {
-        if self.octets.eq_ignore_ascii_case(b"INBOX") { b"INBOX".to_vec() } else { self.octets.clone() }
+        identity(&self.octets).to_vec()
     }
+}
+
+/// The name by which two spellings of a mailbox are known to be one: INBOX has no case.
+pub(super) fn identity(name: &[u8]) -> &[u8] {
+    if name.eq_ignore_ascii_case(b"INBOX") { b"INBOX" } else { name }
 }
 
 impl fmt::Debug for Mailbox {

@@ -245,6 +245,13 @@ pub struct Intent {
     pub uids: String,
 }
 
+impl Intent {
+    /// The source, by the name by which two spellings of it are known to be one.
+    pub fn source_identity(&self) -> Option<&[u8]> {
+        self.source.as_deref().map(mailbox::identity)
+    }
+}
+
 /// A MOVE whose session died between the proof of its copies and its end: one that can be finished (FAULT-4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {

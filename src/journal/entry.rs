@@ -85,12 +85,13 @@ impl Entry {
     /// Whether that MOVE is about one of its messages, in the same mailbox of the same user.
     pub fn shares_messages(&self, with: &Intent) -> bool {
         fn place(of: &Intent) -> (&Owner, Option<&[u8]>, Option<u32>) {
-            (&of.owner, of.source.as_deref(), of.source_validity)
+            (&of.owner, of.source_identity(), of.source_validity)
+        }
+        if place(&self.intent) != place(with) {
+            return false;
         }
         let (mut ours, mut theirs) = (ranges(&self.intent).peekable(), ranges(with).peekable());
-        while place(&self.intent) == place(with)
-            && let (Some((first, last)), Some((from, to))) = (ours.peek(), theirs.peek())
-        {
+        while let (Some((first, last)), Some((from, to))) = (ours.peek(), theirs.peek()) {
             match (last < from, to < first) {
                 (true, _) => drop(ours.next()),
                 (_, true) => drop(theirs.next()),

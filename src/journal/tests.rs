@@ -212,6 +212,7 @@ fn fault_4_what_the_user_moves_elsewhere_is_reported_and_not_finished() {
     for uids in ["1", "3", "6", "1,3,6:9"] {
         assert_eq!(moves(uids, &|_| ()), left_alone, "{uids} of 2,4:5");
     }
+    assert_eq!(moves("2", &|intent| intent.source = Some(b"inbox".into())), reported, "INBOX has no case");
     assert_eq!(moves("2", &|intent| intent.source = Some(b"Other".into())), left_alone);
     assert_eq!(moves("2", &|intent| intent.source_validity = Some(8)), left_alone);
     assert_eq!(moves("2", &|intent| intent.owner.user = b"bob".into()), left_alone);
