@@ -207,6 +207,13 @@ impl Pairs {
         line
     }
 
+    /// The same for the journal, which keeps it: without room for more.
+    pub fn record(&self) -> Vec<u8> {
+        let mut line = Vec::from(self.line());
+        line.shrink_to_fit();
+        line
+    }
+
     /// The messages or the copies, list by list, neighbours as one range.
     fn side(&self, of: fn(Run) -> (u32, u32)) -> impl Iterator<Item = impl Iterator<Item = (u32, u32)>> {
         self.lists.iter().map(move |list| joined(list.iter().map(move |row| of(row.into()))))

@@ -6,6 +6,7 @@ use super::recover::Recovering;
 use super::{CLIENT_STALL, HIGH_WATER, KEEP_ALIVE, Phase, Session, UNPROVABLE_TARGETS};
 use crate::imap::command::{MoveCommand, Tag};
 use crate::imap::own_command::{Flight, OwnCommand, Purpose, Writer};
+use crate::imap::proof::Pairs;
 use crate::imap::response::{Condition, Response, Status, Untagged};
 use crate::imap::selected::Rights;
 use crate::imap::translation::{self, Claim, Milestone, Next, Translation, Verdict};
@@ -359,7 +360,7 @@ impl Session {
             Milestone::Resolving => return None,
             Milestone::Copying => (Recorded::Intent, Record::Intent(self.intent(owner.clone(), next))),
             Milestone::Copied(pairs) => {
-                (Recorded::Copied, Record::Copied { copyuid: pairs.map(|pairs| pairs.line().into()) })
+                (Recorded::Copied, Record::Copied { copyuid: pairs.map(Pairs::record) })
             }
             Milestone::Undoing => (Recorded::Undo, Record::Undo),
         };
