@@ -231,11 +231,10 @@ fn all_of(ranges: impl Iterator<Item = (u32, u32)>) -> UidSet {
 /// What stands across from `set`, in runs of neighbours: (there, across, how many).
 fn partners(set: &UidSet, runs: impl Iterator<Item = (u32, u32, u32)>) -> Option<UidSet> {
     let of_run = |(there, across, count): (u32, u32, u32)| {
-        let here = UidSet::normalise([(there, there + (count - 1))])?.intersection(set)?;
-        let partner = |uid: u32| across + (uid - there);
-        Some(here.ranges().iter().map(|(a, b)| (partner(*a), partner(*b))).collect::<Vec<_>>())
+        let partner = move |uid: u32| across + (uid - there);
+        set.within((there, there + (count - 1))).map(move |(a, b)| (partner(a), partner(b)))
     };
-    UidSet::normalise(runs.filter_map(of_run).flatten())
+    UidSet::normalise(runs.flat_map(of_run))
 }
 
 /// A `COPYUID`: pairs stay in the upstream's order.

@@ -72,12 +72,16 @@ impl UidSet {
         self.ranges().get(from).is_some_and(|(low, _)| *low <= uid)
     }
 
+    /// What of a range is in it: cheap however large the set is.
+    pub fn within(&self, (low, high): (u32, u32)) -> impl Iterator<Item = (u32, u32)> {
+        let from = self.ranges().partition_point(|(_, end)| *end < low);
+        let there = self.ranges()[from..].iter().take_while(move |(start, _)| *start <= high);
+        there.map(move |(start, end)| (low.max(*start), high.min(*end)))
+    }
+
     /// Whether any UID of `other` is in it: cheap where `other` is small.
     pub fn meets(&self, other: &UidSet) -> bool {
-        other.ranges().iter().any(|(low, high)| {
-            let from = self.ranges().partition_point(|(_, end)| end < low);
-            self.ranges().get(from).is_some_and(|(start, _)| start <= high)
-        })
+        other.ranges().iter().any(|range| self.within(*range).next().is_some())
     }
 
     /// Whether every UID of `other` is in it.
@@ -283,6 +287,8 @@ mod tests {
             prop_assert_eq!(members(Some(a.union(&b))), &x | &y);
             prop_assert_eq!(a.contains_all(&b), y.is_subset(&x));
             prop_assert_eq!(a.meets(&b), !x.is_disjoint(&y));
+            let within = b.ranges().iter().flat_map(|range| a.within(*range));
+            prop_assert_eq!(members(UidSet::normalise(within)), &x & &y);
             prop_assert!((1..60).all(|n| a.contains(n) == x.contains(&n)));
         }
     }
