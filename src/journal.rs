@@ -120,6 +120,7 @@ impl Journal {
             current: None,
             intent: None,
             recorded: true,
+            was_offered: false,
             waiting: None,
         }
     }
@@ -156,6 +157,8 @@ pub struct Ledger {
     intent: Option<Intent>,
     /// All that it was to have on disk is there.
     recorded: bool,
+    /// It was given MOVEs of dead sessions to finish.
+    was_offered: bool,
     waiting: Option<Waiting>,
 }
 
@@ -216,6 +219,7 @@ impl Ledger {
         };
         let waiting = self.waiting.take();
         let answer = answer.or(waiting.map(|w| w.otherwise)).unwrap_or(Answer::Persisted { written: false });
+        self.was_offered |= matches!(&answer, Answer::Unfinished(moves) if !moves.is_empty());
         if answer == (Answer::Persisted { written: false }) && std::mem::take(&mut self.recorded) {
             self.report("a MOVE goes on without its record: if it is cut short, nobody finishes it");
         }
@@ -238,7 +242,7 @@ impl Ledger {
 /// What it leaves is for others from now on.
 impl Drop for Ledger {
     fn drop(&mut self) {
-        if self.current.is_some() {
+        if self.current.is_some() || self.was_offered {
             self.session = Arc::default();
             let _ = self.desk.requests.try_send(Request::Look);
         }

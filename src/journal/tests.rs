@@ -701,6 +701,22 @@ fn stuck() -> (Journal, mpsc::Receiver<Request>) {
     (Journal(Arc::new(desk)), queue)
 }
 
+#[tokio::test]
+async fn fault_4_a_session_that_ends_with_moves_to_finish_has_the_journal_look() {
+    let looks = async |offered: Vec<Unfinished>| {
+        let (journal, mut queue) = stuck();
+        let mut ledger = journal.session();
+        ledger.ask(alice());
+        let Some(Request::Ask { reply, .. }) = queue.recv().await else { panic!("no question") };
+        reply.send(Answer::Unfinished(offered)).expect("it waits");
+        answer(&mut ledger).await;
+        drop(ledger);
+        matches!(queue.try_recv(), Ok(Request::Look))
+    };
+    assert!(looks(vec![expected(1)]).await);
+    assert!(!looks(Vec::new()).await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn fault_4_a_disk_that_hangs_holds_no_move_up() {
     let (journal, _queue) = stuck();
