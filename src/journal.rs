@@ -125,7 +125,7 @@ impl Journal {
         }
     }
 
-    /// No new sessions come: from now on what nobody is at is for another process.
+    /// The process is about to end: from now on what nobody is at is for another one too.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
         // If the queue is full, the thread looks soon enough.

@@ -19,7 +19,9 @@ const TCP_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// The kernel takes no more octets for a peer while so many have not been sent (Linux). Else it takes megabytes, and a
 /// slow peer takes nothing, as far as can be seen from here, until a good part of them is gone.
 const UNSENT: usize = 128 * 1024;
-/// A peer must take the last octets within this time.
+/// A peer must take so many of the last octets,
+const LAST_PIECE: usize = 16 * 1024;
+/// and the next ones, each within this time.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 /// After our end of the stream, the peer's is awaited so long and no longer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -154,14 +156,53 @@ impl Leg {
 
 /// Whatever fails here, the connection is over.
 async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, rest: &[u8], ended: bool) {
-    let last = async {
-        stream.write_all(rest).await?;
-        stream.shutdown().await
-    };
-    let Ok(Ok(())) = timeout(LAST_WRITE, last).await else { return };
+    for piece in rest.chunks(LAST_PIECE) {
+        let taken = async {
+            stream.write_all(piece).await?;
+            stream.flush().await
+        };
+        let Ok(Ok(())) = timeout(LAST_WRITE, taken).await else { return };
+    }
+    let Ok(Ok(())) = timeout(LAST_WRITE, stream.shutdown()).await else { return };
     if !ended {
         let mut ignored = tokio::io::sink();
         let mut rest = stream.take(LINGER_OCTETS as u64);
         let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut ignored)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::sleep;
+
+    const REST: usize = 100_000;
+
+    /// How many of the last octets a peer gets that takes so many every second.
+    async fn taken(each_second: usize) -> usize {
+        let (mut near, mut far) = tokio::io::duplex(each_second);
+        let peer = async {
+            let (mut taken, mut buffer) = (0, vec![0; each_second]);
+            while let Ok(octets @ 1..) = far.read(&mut buffer).await {
+                taken += octets;
+                sleep(Duration::from_secs(1)).await;
+            }
+            taken
+        };
+        let ours = async {
+            farewell(&mut near, &vec![b'x'; REST], true).await;
+            drop(near);
+        };
+        tokio::join!(ours, peer).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wire_11_a_slow_peer_gets_the_last_octets_too() {
+        assert_eq!(taken(2_000).await, REST, "it takes 50 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_next_to_nothing_is_not_waited_for() {
+        assert!(taken(100).await < 2 * LAST_PIECE);
     }
 }

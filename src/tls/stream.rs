@@ -414,8 +414,14 @@ mod tests {
     async fn sockets() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
-        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (near.expect("connects"), far.expect("accepts").0)
+        let near = TcpStream::connect(address).await.expect("connects");
+        // Somebody else's, who came to an old port, is not taken.
+        loop {
+            let (far, from) = listener.accept().await.expect("accepts");
+            if Ok(from) == near.local_addr().map_err(|_| ()) {
+                return (near, far);
+            }
+        }
     }
 
     fn configs(version: Version) -> (Arc<ServerConfig>, Arc<ClientConfig>) {

@@ -59,7 +59,7 @@ pub struct InFlight {
     unwritten: VecDeque<OwnCommand>,
     /// The command whose literal waits for `+`.
     waiting: Option<(usize, Vec<u8>)>,
-    /// The literal whose `+` has come.
+    /// The literal whose `+` has come, until there is room for it.
     literal: Option<Vec<u8>>,
     unanswered: usize,
     oldest_unanswered: usize,
@@ -105,8 +105,9 @@ impl InFlight {
 
     /// `+` came. False if no command waited for it.
     pub fn continued(&mut self) -> bool {
-        self.literal = self.waiting.take().map(|(_, literal)| literal);
-        self.literal.is_some()
+        let Some((_, literal)) = self.waiting.take() else { return false };
+        self.literal = Some(literal);
+        true
     }
 
     /// A tagged reply came: the purpose of the command, if it is one of these.
