@@ -37,7 +37,7 @@
 //! | [`connection`] | one client and its upstream: both sockets, one session |
 //! | [`shared`] | what all connections have in common: settings, TLS, counters, whether it drains |
 //! | [`systemd`] | what systemd and this process tell each other |
-//! | [`tls`] | both handshakes, and whether a certificate is believed |
+//! | [`tls`] | both handshakes, whether a certificate is believed, and the stream behind them |
 //! | [`turns`] | MOVEs of one user out of one mailbox, one after the other |
 //! | [`imap`] | the core: everything that is IMAP |
 //! | [`journal`] | MOVEs in progress, on disk: what a killed gateway leaves is finished later |

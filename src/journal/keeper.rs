@@ -85,7 +85,7 @@ pub struct Keeper {
     upstream: String,
     metrics: Arc<Metrics>,
     ids: Arc<AtomicU64>,
-    /// This process takes no new sessions: what is free is for another one's.
+    /// This process is about to end: what is free is for another one too.
     draining: Arc<AtomicBool>,
     moves: BTreeMap<u64, Move>,
     /// Octets of all entries.
